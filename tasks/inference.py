@@ -107,7 +107,7 @@ class CacheOptions(_Strict):
 
 
 class GenerationParams(_Strict):
-    """What changes the answer beside the conversation itself. Every field is part of the cache key."""
+    """What changes the answer beside the conversation. Each field is part of the cache key."""
 
     max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
     temperature: float | None = Field(default=None, ge=0, le=2)
