@@ -1,0 +1,124 @@
+"""The Flask application."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from contextlib import ExitStack
+from typing import Any
+
+import flask
+from flask import g, redirect, request
+from flask_openapi3.models.info import Info
+from flask_openapi3.models.schema import Schema
+from flask_openapi3.models.security_scheme import SecurityScheme
+from flask_openapi3.openapi import OpenAPI
+from flask_openapi3_swagger.plugins import RegisterPlugin as SwaggerUI
+from pydantic import ValidationError
+from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.wrappers import Response
+
+from app.identity import authenticate, init_identity
+from app.limits import init_limits
+from app.problems import Problem, ProblemDocument, register_error_handlers, validation_problem
+from app.routes.health import health_api, release
+from app.routes.inference import jobs_api
+from app.services import make_services
+from config.logs import log_context
+from config.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+SUBMITTING = ("jobs.submit_inference",)  # endpoints that bring work
+PUBLIC = ("/v1/health", "/docs", "/openapi.json")
+
+
+class Request(flask.Request):
+    """A request whose JSON body goes to pydantic as it came: parsed once, and strictly."""
+
+    def get_json(self, *_args: Any, **_kwargs: Any) -> Any:
+        """The body as text. Raises 400 for bad encodings, 415 for another media type."""
+        if not self.is_json:
+            raise UnsupportedMediaType("Send the body as `Content-Type: application/json`.")
+        try:
+            return self.get_data().decode()
+        except UnicodeDecodeError:
+            raise Problem(400, "malformed-json", "The body is not valid UTF-8.") from None
+
+
+class API(OpenAPI):
+    """The application, with our way of reading requests."""
+
+    request_class = Request
+
+
+def create_app(settings: Settings) -> API:
+    """The API. Connects to nothing yet."""
+    app = API(
+        "app",
+        info=Info(
+            title="InferenceFlow",
+            version=release(),
+            description="Submit prompts, get a job at once, collect the answer as you like.",
+        ),
+        security_schemes={
+            "token": SecurityScheme(type="http", scheme="bearer", bearerFormat="JWT")
+        },
+        validation_error_model=ProblemDocument,
+        validation_error_callback=_invalid,
+        doc_ui=False,
+        static_folder=None,
+    )
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    current = make_services(settings)
+    app.extensions["inferenceflow"] = current
+
+    app.before_request(_begin)
+    init_identity(app, settings)
+    app.before_request(_authenticate)
+    app.after_request(_finish)
+    app.teardown_request(_leave)
+    register_error_handlers(app)
+
+    app.register_api(jobs_api)
+    app.register_api(health_api)
+    init_limits(app, settings, current.job_redis, SUBMITTING)
+    app.components_schemas["Problem"] = Schema(**ProblemDocument.model_json_schema())
+    app.register_blueprint(SwaggerUI.register(doc_url="/openapi.json"), url_prefix="/docs")
+    app.add_url_rule("/openapi.json", "openapi", lambda: app.api_doc)
+    for path in ("/", "/docs", "/docs/"):
+        app.add_url_rule(path, f"home {path}", lambda: redirect("/docs/swagger"))
+    return app
+
+
+def _invalid(error: ValidationError) -> Response:
+    return validation_problem(error).response()
+
+
+def _begin() -> None:
+    """Name the request, for every log line and answer."""
+    given = request.headers.get("X-Request-ID", "")
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+    g.stack = ExitStack()
+    g.stack.enter_context(log_context(request_id=g.request_id))
+
+
+def _authenticate() -> None:
+    if not request.path.startswith("/v1/") or request.path.startswith(PUBLIC):
+        return
+    g.caller = authenticate()
+    g.stack.enter_context(log_context(tenant=g.caller.tenant))
+
+
+def _finish(response: Response) -> Response:
+    response.headers["X-Request-ID"] = g.get("request_id", "")
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+def _leave(_error: BaseException | None) -> None:
+    stack = g.pop("stack", None)
+    if stack is not None:
+        stack.close()

@@ -1,0 +1,76 @@
+"""Beat: the clock of the housekeeping tasks. One is active; others stand by on a lock."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+import redis
+from redis.lock import Lock
+
+from config.logs import configure_logging
+from config.settings import Settings
+from tasks.celery_app import celery_app
+from tasks.redis_client import connect
+
+logger = logging.getLogger(__name__)
+
+LOCK_SECONDS = 15.0  # a dead beat is replaced within this
+
+
+def run_beat(settings: Settings) -> None:
+    """Stand by until the lock is free, then send tasks until the process ends.
+
+    When the lock cannot be kept (Redis was away for too long) the process exits, so that there
+    are never two; its supervisor starts it again.
+    """
+    configure_logging(settings)
+    import tasks.signatures  # noqa: F401 - brings the schedule
+
+    if settings.heartbeat_file is not None:
+        settings.heartbeat_file.touch()
+    client = connect(settings.broker_url, timeout=5)
+    lock = client.lock(
+        f"{settings.key_prefix}beat", timeout=LOCK_SECONDS, sleep=1.0, thread_local=False
+    )
+    _acquire(lock)
+    logger.info("beat is active", extra={"action": "beat_active"})
+    threading.Thread(target=_keep, args=(lock, settings), name="beat-lock", daemon=True).start()
+    # Scheduler, not PersistentScheduler: every period is short, so there is nothing to remember.
+    celery_app.Beat(
+        scheduler="celery.beat:Scheduler", loglevel=settings.log_level, quiet=True
+    ).run()
+
+
+def _acquire(lock: Lock) -> None:
+    while True:
+        try:
+            if lock.acquire():
+                return
+        except redis.RedisError as error:
+            logger.warning(
+                "beat lock not reachable",
+                extra={"action": "beat_lock_unreachable", "error": type(error).__name__},
+            )
+            threading.Event().wait(1.0)
+
+
+def _keep(lock: Lock, settings: Settings) -> None:
+    pause = threading.Event()
+    misses = 0
+    while not pause.wait(LOCK_SECONDS / 4):
+        try:
+            lock.reacquire()
+            misses = 0
+        except redis.exceptions.LockError:
+            logger.error("beat lock lost", extra={"action": "beat_lock_lost"})
+            os._exit(1)
+        except redis.RedisError:
+            misses += 1
+            if misses == 3:
+                logger.error("beat lock not kept", extra={"action": "beat_lock_lost"})
+                os._exit(1)
+        else:
+            if settings.heartbeat_file is not None:
+                settings.heartbeat_file.touch()

@@ -1,0 +1,22 @@
+"""`inferenceflow`: start the processes, and use a running one."""
+
+from __future__ import annotations
+
+import click
+
+from app.cli.demo import demo
+from app.cli.doctor import doctor
+from app.cli.jobs import jobs, submit
+from app.cli.processes import api, beat, worker
+from app.cli.stack import up
+from app.cli.tokens import token
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="inferenceflow")
+def main() -> None:
+    """A self-hosted inference broker."""
+
+
+for command in (up, demo, doctor, token, submit, jobs, api, worker, beat):
+    main.add_command(command)

@@ -1,0 +1,42 @@
+"""One process at a time, as a container runs them."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from app.stack.processes import system_command, worker_command
+from config.settings import settings
+
+
+@click.command()
+def api() -> None:
+    """Serve the HTTP API."""
+    from app.server import serve
+
+    serve(settings())
+
+
+@click.command()
+@click.option("--name", default="worker", show_default=True)
+@click.option("--queues", default=None, help="Comma separated; all inference queues by default.")
+@click.option("--system", is_flag=True, help="Do the housekeeping instead of jobs.")
+def worker(name: str, queues: str | None, system: bool) -> None:
+    """Run a worker."""
+    current = settings()
+    if system:
+        command = system_command(current)
+    elif queues:
+        command = worker_command(current, name, queues.split(","))
+    else:
+        command = worker_command(current, name)
+    os.execv(command[0], command)  # noqa: S606 - our own command line
+
+
+@click.command()
+def beat() -> None:
+    """Run the clock of the housekeeping tasks; a second one stands by."""
+    from app.beat import run_beat
+
+    run_beat(settings())

@@ -1,0 +1,64 @@
+"""Requests per user and window, kept in Redis for all API processes together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, cast
+
+import redis
+from flask import Flask, Response, g, request
+from flask_limiter import Limiter
+
+from config.settings import Settings
+
+# Reading costs little and a client has to look at its jobs: reads get this many times the limit
+# of submissions.
+READS_PER_SUBMISSION = 10
+
+
+def _user() -> str:
+    caller = g.get("caller")
+    return f"{caller.tenant}:{caller.user}" if caller else f"ip:{request.remote_addr}"
+
+
+def init_limits(
+    app: Flask, settings: Settings, client: redis.Redis, submitting: Sequence[str]
+) -> None:
+    """Limit every authenticated call; the endpoints named in `submitting` share a lower limit."""
+    window = f"per {settings.rate_limit_window} seconds"
+    limiter = Limiter(
+        _user,
+        app=app,
+        default_limits=[f"{settings.rate_limit_requests * READS_PER_SUBMISSION} {window}"],
+        strategy="fixed-window",
+        storage_uri=settings.broker_url,
+        storage_options=cast(dict[str, str | int], {"connection_pool": client.connection_pool}),
+        key_prefix=f"{settings.key_prefix}limits",
+        swallow_errors=False,  # never let a silent Redis mean no limit
+    )
+    limiter.request_filter(lambda: "caller" not in g)  # health and documents
+    submissions = limiter.shared_limit(
+        f"{settings.rate_limit_requests} {window}", scope="submissions"
+    )
+    app.after_request(lambda response: _tell(limiter, response))
+    views = cast(dict[str, Any], app.view_functions)
+    for endpoint in submitting:
+        views[endpoint] = submissions(views[endpoint])
+
+
+def _tell(limiter: Limiter, response: Response) -> Response:
+    """What is left, as the IETF draft (draft-ietf-httpapi-ratelimit-headers-10) and as custom."""
+    limit = limiter.current_limit
+    if limit is None:
+        return response
+    seconds = max(0, round(limit.reset_at - time.time()))
+    quota, window = limit.limit.amount, limit.limit.get_expiry()
+    response.headers["X-RateLimit-Limit"] = str(quota)
+    response.headers["X-RateLimit-Remaining"] = str(limit.remaining)
+    response.headers["X-RateLimit-Reset"] = str(limit.reset_at)
+    response.headers["RateLimit-Policy"] = f'"requests";q={quota};w={window}'
+    response.headers["RateLimit"] = f'"requests";r={limit.remaining};t={seconds}'
+    if limit.breached:
+        response.headers["Retry-After"] = str(max(seconds, 1))
+    return response

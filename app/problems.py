@@ -1,0 +1,192 @@
+"""Errors as clients see them: RFC 9457 problem documents with a stable `type`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+import redis
+from flask import Flask, Response, g, request
+from flask_limiter import RateLimitExceeded
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
+
+from tasks.ledger import IdempotencyConflictError, JobEndedError, QueueFullError, UnknownJobError
+
+logger = logging.getLogger(__name__)
+
+TYPE_BASE = "urn:inferenceflow:problem:"
+CONTENT_TYPE = "application/problem+json"
+
+
+class FieldFault(BaseModel):
+    """One thing that is wrong with the input. The input itself is not repeated."""
+
+    field: str
+    message: str
+
+
+class ProblemDocument(BaseModel):
+    """An error (RFC 9457)."""
+
+    model_config = ConfigDict(title="Problem")
+
+    type: str = Field(description="Stable: compare with this.")
+    title: str
+    status: int
+    detail: str = Field(description="What happened and what to do.")
+    request_id: str
+    errors: list[FieldFault] | None = None
+
+
+class Problem(Exception):
+    """An error answer."""
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldFault] = (),
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.kind = kind
+        self.detail = detail
+        self.errors = list(errors)
+        self.headers = headers or {}
+
+    def response(self) -> Response:
+        """The problem document."""
+        document: dict[str, Any] = {
+            "type": TYPE_BASE + self.kind,
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "request_id": g.get("request_id", ""),
+        }
+        if self.errors:
+            document["errors"] = [fault.model_dump() for fault in self.errors]
+        return Response(
+            orjson.dumps(document), self.status, self.headers, content_type=CONTENT_TYPE
+        )
+
+
+def validation_problem(error: ValidationError) -> Problem:
+    """What pydantic found, without the input: it may be a prompt."""
+    faults = error.errors(include_input=False, include_url=False, include_context=False)
+    if faults and faults[0]["type"] == "json_invalid":
+        return Problem(400, "malformed-json", f"The body is not valid JSON: {faults[0]['msg']}.")
+    if faults and faults[0]["type"] == "model_type" and not faults[0]["loc"]:
+        return Problem(400, "malformed-json", "The body must be a JSON object.")
+    errors = [
+        FieldFault(
+            field=".".join(str(part) for part in fault["loc"]) or "body",
+            message=fault["msg"].removeprefix("Value error, "),
+        )
+        for fault in faults[:20]
+    ]
+    first = errors[0]
+    return Problem(422, "invalid-request", f"{first.field}: {first.message}", errors=errors)
+
+
+def _storage_down() -> Problem:
+    return Problem(
+        503,
+        "storage-unavailable",
+        "The job store does not answer. Nothing was accepted; try again.",
+        headers={"Retry-After": "2"},
+    )
+
+
+def register_error_handlers(app: Flask) -> None:
+    """Every error leaves the API as a problem document."""
+
+    def problem(error: Problem) -> Response:
+        return error.response()
+
+    def http(error: HTTPException) -> Response:
+        if error.response is not None:  # an answer made by a view, passed through abort()
+            return error.response  # type: ignore[return-value]
+        status = error.code or 500
+        detail = error.description or HTTPStatus(status).phrase
+        headers: dict[str, str] = {}
+        if isinstance(error, RequestEntityTooLarge):
+            limit = app.config["MAX_CONTENT_LENGTH"]
+            detail = f"The body is larger than {limit} bytes. Send large inputs as a batch file."
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            headers["Allow"] = ", ".join(sorted(error.valid_methods))
+        if status == 404:
+            detail = f"There is nothing at {request.path}."
+        kind = HTTPStatus(status).phrase.lower().replace(" ", "-")
+        return Problem(status, kind, detail, headers=headers).response()
+
+    def rate_limited(error: RateLimitExceeded) -> Response:
+        return Problem(
+            429,
+            "rate-limited",
+            f"More than {error.limit.limit} requests. Wait for the time in Retry-After.",
+        ).response()
+
+    def redis_down(error: redis.RedisError) -> Response:
+        logger.warning(
+            "job store unavailable",
+            extra={"action": "storage_unavailable", "error": type(error).__name__},
+        )
+        return _storage_down().response()
+
+    def redis_full(_error: redis.exceptions.OutOfMemoryError) -> Response:
+        return Problem(
+            503,
+            "storage-full",
+            "The job store is full. Nothing was accepted; try again later.",
+            headers={"Retry-After": "30"},
+        ).response()
+
+    def unknown_job(_error: UnknownJobError) -> Response:
+        return Problem(
+            404, "unknown-job", "No such job. It may have been deleted after its retention."
+        ).response()
+
+    def job_ended(error: JobEndedError) -> Response:
+        return Problem(
+            409, "job-ended", f"The job has already ended: {error.state.value}."
+        ).response()
+
+    def conflict(error: IdempotencyConflictError) -> Response:
+        if error.in_flight:
+            detail = "This Idempotency-Key belongs to another request that is still in flight."
+            return Problem(409, "idempotency-conflict", detail).response()
+        detail = "This Idempotency-Key was used for a request with another body. Use a new key."
+        return Problem(422, "idempotency-mismatch", detail).response()
+
+    def queue_full(error: QueueFullError) -> Response:
+        whose, status = ("Your tenant has", 429) if error.which == "tenant" else ("There are", 503)
+        return Problem(
+            status,
+            "queue-full",
+            f"{whose} {error.count} jobs in the queue, the most that is allowed. Try again later.",
+            headers={"Retry-After": "10"},
+        ).response()
+
+    def unexpected(error: Exception) -> Response:
+        logger.error("unexpected error", exc_info=error, extra={"action": "unexpected_error"})
+        return Problem(
+            500, "internal-error", "Something went wrong here. Report the request id."
+        ).response()
+
+    app.register_error_handler(Problem, problem)
+    app.register_error_handler(RateLimitExceeded, rate_limited)
+    app.register_error_handler(HTTPException, http)
+    app.register_error_handler(redis.RedisError, redis_down)
+    app.register_error_handler(redis.exceptions.OutOfMemoryError, redis_full)
+    app.register_error_handler(UnknownJobError, unknown_job)
+    app.register_error_handler(JobEndedError, job_ended)
+    app.register_error_handler(IdempotencyConflictError, conflict)
+    app.register_error_handler(QueueFullError, queue_full)
+    app.register_error_handler(Exception, unexpected)

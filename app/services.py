@@ -1,0 +1,45 @@
+"""What the routes work with, made once for a process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import redis
+from flask import current_app
+
+from app.waiting import WaitHub
+from config.catalogue import Catalogue, load_catalogue
+from config.settings import Settings
+from tasks.ledger import Ledger
+from tasks.redis_client import connect
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything outside the process that a route may use."""
+
+    settings: Settings
+    job_redis: redis.Redis
+    cache_redis: redis.Redis
+    ledger: Ledger
+    hub: WaitHub
+    catalogue: Catalogue
+
+
+def make_services(settings: Settings) -> Services:
+    """Connect to what the settings name (lazily: nothing has to be up yet)."""
+    client = connect(settings.broker_url, timeout=settings.redis_timeout_seconds)
+    return Services(
+        settings=settings,
+        job_redis=client,
+        cache_redis=connect(settings.cache_url, timeout=settings.redis_timeout_seconds),
+        ledger=Ledger(client, settings.key_prefix),
+        hub=WaitHub(client, settings.key_prefix),
+        catalogue=load_catalogue(settings.models_file),
+    )
+
+
+def services() -> Services:
+    """The services of the current app."""
+    return cast(Services, current_app.extensions["inferenceflow"])

