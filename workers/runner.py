@@ -1,0 +1,92 @@
+"""One run of one job: claim, hold the lease, run the pipeline, end or defer.
+
+Redis round trips of a job that misses the cache, beside Celery's own: claim 1, exact lookup 1,
+semantic search 1, router 2, store 1, finish 1. A lease is renewed with all others of the process.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import redis
+import tenacity
+
+from config.logs import log_context
+from tasks.inference import Priority
+from tasks.jobs import Job
+from workers.context import WorkerContext, context
+from workers.lease import Lease
+from workers.pipeline import Deferred, Ended, Outcome, internal_error, run_job
+
+logger = logging.getLogger(__name__)
+
+# A result in hand is worth waiting for Redis to come back; the fence still decides.
+KEEP_TRYING_SECONDS = 60
+
+
+def run_next(lane: Priority) -> None:
+    """Run the job that is next in `lane`, if any. A message without a job does no harm."""
+    current = context()
+    job = current.ledger.claim(lane, current.worker, current.settings.lease_seconds)
+    if job is None:
+        return
+    with (
+        log_context(job_id=job.id, tenant=job.tenant, request_id=job.request_id),
+        current.leases.holding(job) as lease,
+    ):
+        outcome = _run(current, job, lease)
+        if not _conclude(current, job, outcome):
+            logger.warning(
+                "result refused: the lease was lost",
+                extra={"action": "stale_result", "fence": job.fence},
+            )
+
+
+def _run(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
+    try:
+        return run_job(current, job, lease)
+    except Exception:  # the border of the task: a fault of ours must still end the job
+        logger.exception("job failed unexpectedly", extra={"action": "job_crashed"})
+        return internal_error(job)
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_type(redis.RedisError),
+    wait=tenacity.wait_exponential(multiplier=0.2, max=2),
+    stop=tenacity.stop_after_delay(KEEP_TRYING_SECONDS),
+    reraise=True,
+)
+def _conclude(current: WorkerContext, job: Job, outcome: Outcome) -> bool:
+    match outcome:
+        case Ended():
+            kept = current.ledger.finish(
+                job,
+                outcome.state,
+                result=outcome.result,
+                error=outcome.error,
+                attempts=outcome.attempts,
+                cache_ms=outcome.cache_ms,
+                provider_ms=outcome.provider_ms,
+            )
+        case Deferred():
+            kept = current.ledger.defer(
+                job,
+                outcome.delay_seconds,
+                counts=outcome.counts,
+                attempts=outcome.attempts,
+                cache_ms=outcome.cache_ms,
+                provider_ms=outcome.provider_ms,
+            )
+    if kept:
+        logger.info(
+            "job ended" if isinstance(outcome, Ended) else "job deferred",
+            extra={
+                "action": "job_ended" if isinstance(outcome, Ended) else "job_deferred",
+                "state": outcome.state.value if isinstance(outcome, Ended) else "queued",
+                "attempt": job.attempt,
+                "queued_ms": job.queued_ms,
+                "cache_ms": outcome.cache_ms,
+                "provider_ms": outcome.provider_ms,
+            },
+        )
+    return kept
