@@ -1,0 +1,43 @@
+# Run `make help` for what there is.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+install: $(STAMP) ## Make the virtual environment and install everything, at locked versions
+
+demo: $(STAMP) ## Start everything, send real prompts through it, show the answers, stop
+	$(BIN)/inferenceflow demo
+
+run: $(STAMP) ## Start everything and keep it up until Ctrl-C
+	$(BIN)/inferenceflow up
+
+check: $(STAMP) ## Lint, formatting, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check ## Everything: checks, all tests, coverage of at least 90%
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=90
+
+test-fast: $(STAMP) ## The quick tests, in under a minute
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" -q
+
+lock: ## Write constraints.txt anew from a clean environment
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet -e '.[dev]'
+	build/lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+
+.PHONY: help install demo run check test test-fast lock
