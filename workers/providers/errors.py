@@ -12,10 +12,16 @@ ProviderError
 ├── ModelNotFound            404 for the model: another provider may have it
 ├── ContentFiltered          refused by the provider's safety system
 ├── InvalidResponse          an answer that its own documentation does not allow
-└── Cancelled                the job was cancelled, or its lease lost, during the call
+├── Cancelled                the job was cancelled, or its lease lost, during the call
+└── AllProvidersFailed       the router: every candidate failed, each as told in `attempts`
+    └── NoCapacity           the router: none may be asked now; nothing was called
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.inference import Attempt
 
 
 class ProviderError(Exception):
@@ -39,6 +45,7 @@ class ProviderError(Exception):
         self.model = model
         self.status = status  # HTTP status, where there was one
         self.retry_after = retry_after  # seconds, where the provider said so
+        self.attempts: Sequence[Attempt] = ()  # set by the router on what it raises
 
 
 class RetryableError(ProviderError):
@@ -116,3 +123,28 @@ class Cancelled(ProviderError):
 
     type = "cancelled"
     failover = False
+
+
+class AllProvidersFailed(ProviderError):
+    """Every provider that could have answered failed."""
+
+    type = "all_providers_failed"
+    failover = False
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        attempts: Sequence[Attempt] = (),
+        retry_after: float | None = None,
+        retryable: bool = False,
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.attempts = tuple(attempts)
+        self.retryable = retryable  # the same job may succeed later
+
+
+class NoCapacity(AllProvidersFailed):
+    """Every provider is at its rate limit or its circuit is open."""
+
+    type = "no_capacity"

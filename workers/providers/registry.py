@@ -1,0 +1,67 @@
+"""Builds the providers that are configured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from config.catalogue import Catalogue, ProviderConfig, ProviderKind
+from workers.providers.anthropic import AnthropicDialect
+from workers.providers.cohere import CohereDialect
+from workers.providers.dialect import Dialect
+from workers.providers.google import GoogleDialect
+from workers.providers.openai import OpenAIDialect
+from workers.providers.provider import HttpProvider
+from workers.providers.transport import Transport
+from workers.providers.watchdog import Watchdog
+
+DIALECTS: dict[ProviderKind, Callable[[], Dialect]] = {
+    "openai": OpenAIDialect,
+    "anthropic": AnthropicDialect,
+    "google": GoogleDialect,
+    "cohere": CohereDialect,
+    "openai_compatible": lambda: OpenAIDialect(compatible=True),
+}
+
+
+def build_providers(
+    catalogue: Catalogue, credentials: Mapping[str, ProviderConfig]
+) -> dict[str, HttpProvider]:
+    """Every provider of the catalogue that can be used, by its name.
+
+    One that needs a key and has none in `credentials` is left out. A base URL in `credentials`
+    redirects a provider.
+    """
+    watchdog = Watchdog()
+    providers: dict[str, HttpProvider] = {}
+    for name, spec in catalogue.providers.items():
+        given = credentials.get(name, ProviderConfig())
+        if spec.key_env is not None and not given.api_key:
+            continue
+        providers[name] = HttpProvider(
+            name,
+            spec,
+            DIALECTS[spec.kind](),
+            Transport(watchdog),
+            base_url=given.base_url or spec.base_url,
+            api_key=given.api_key or None,
+            models={
+                offer.model: model
+                for model in catalogue.models
+                for offer in model.offers
+                if offer.provider == name
+            },
+        )
+    return providers
+
+
+def credentials_from(
+    catalogue: Catalogue, environment: Mapping[str, str]
+) -> dict[str, ProviderConfig]:
+    """Keys and base URLs from the environment variables that the catalogue names."""
+    return {
+        name: ProviderConfig(
+            api_key=environment.get(spec.key_env or "") or None,
+            base_url=environment.get(spec.base_url_env or "") or None,
+        )
+        for name, spec in catalogue.providers.items()
+    }
