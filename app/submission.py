@@ -14,7 +14,7 @@ from app.services import Services
 from config.catalogue import AUTO, Catalogue
 from tasks.fingerprint import fingerprint
 from tasks.inference import InferenceRequest, InferenceSubmission
-from tasks.ledger import Limits, NewJob, new_job_id
+from tasks.ledger import Limits, NewJob, Snapshot, new_job_id
 
 MAX_IDEMPOTENCY_KEY = 255
 CHARS_PER_TOKEN = 4  # a rough estimate is enough to count arriving work
@@ -67,8 +67,8 @@ def submit(
     body: bytes,
     channel: str = "",
     job_id: str | None = None,
-) -> tuple[str, bool]:
-    """Accept a submission; returns the job id and whether the job is new.
+) -> tuple[Snapshot, bool]:
+    """Accept a submission; returns the job and whether it is new.
 
     Raises Problem, IdempotencyConflictError, QueueFullError, redis.RedisError.
     """

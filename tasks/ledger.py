@@ -154,8 +154,8 @@ class Ledger:
 
     def submit(
         self, job: NewJob, *, limits: Limits, channel: str = "", job_id: str | None = None
-    ) -> tuple[str, bool]:
-        """Accept a job. Returns its id and whether it is new (False: replayed by its key).
+    ) -> tuple[Snapshot, bool]:
+        """Accept a job. Returns it and whether it is new (False: replayed by its key).
 
         `channel` is told when the job moves. Raises IdempotencyConflictError, QueueFullError,
         redis.OutOfMemoryError when Redis is full, redis.ConnectionError, redis.TimeoutError.
@@ -201,7 +201,9 @@ class Ledger:
             raise IdempotencyConflictError(reply[1].decode(), reply[2].decode())
         if outcome == "full":
             raise QueueFullError(reply[1].decode(), int(reply[2]))
-        return reply[1].decode(), outcome == "created"
+        if outcome == "exists":
+            return self.read(reply[1].decode(), job.tenant, channel=channel), False
+        return _accepted(job, job_id, *map(int, reply[1:])), True
 
     def claim(self, lane: Priority, worker: str, lease_seconds: float) -> Job | None:
         """Take the lane's next job, tenants in turn; None when nothing is ready."""
@@ -273,8 +275,7 @@ class Ledger:
         fields = _pairs(record)
         if fields.get(b"tenant") != tenant.encode():
             raise UnknownJobError(UnknownJobError.__doc__)
-        position = None if place < 0 else place * max(tenants, 1) + 1
-        return Snapshot(Job.from_record(fields), position)
+        return Snapshot(Job.from_record(fields), _position(place, tenants))
 
     def page(
         self, tenant: str, *, before: tuple[int, str] | None = None, limit: int = 20
@@ -325,6 +326,49 @@ class Ledger:
     def sweep(self, *, most: int = 1000, age_low_seconds: float = 300.0) -> Sweep:
         """One step of the reconciler. `most` bounds the jobs it looks at."""
         return Sweep(*self._call(self._sweep, most, round(age_low_seconds * 1000)))
+
+
+def _position(place: int, tenants: int) -> int | None:
+    """The place of a job in its lane, of which its tenant gets every `tenants`-th turn."""
+    return None if place < 0 else place * max(tenants, 1) + 1
+
+
+def _accepted(
+    job: NewJob, job_id: str, created_at: int, deadline_at: int, place: int, tenants: int
+) -> Snapshot:
+    """A job as it was just written; saves reading it back."""
+    ended = job.result is not None
+    return Snapshot(
+        Job(
+            id=job_id,
+            tenant=job.tenant,
+            user=job.user,
+            lane=job.lane,
+            state=JobState.SUCCEEDED if ended else JobState.QUEUED,
+            request=job.request,
+            fingerprint=job.fingerprint,
+            request_id=job.request_id,
+            created_at=created_at,
+            deadline_at=deadline_at,
+            fence=0,
+            attempt=0,
+            max_attempts=job.max_attempts,
+            started_at=None,
+            finished_at=created_at if ended else None,
+            not_before=None,
+            worker=None,
+            queued_ms=0,
+            cache_ms=0,
+            provider_ms=0,
+            total_ms=0 if ended else None,
+            result=job.result,
+            error=None,
+            attempts=None,
+            traceparent=job.traceparent,
+            version=RECORD_VERSION,
+        ),
+        _position(place, tenants),
+    )
 
 
 def _outcome(

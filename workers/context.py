@@ -56,4 +56,15 @@ def context() -> WorkerContext:
     )
     ledger = Ledger(client, current.key_prefix)
     catalogue = load_catalogue(current.models_file)
-    ...
+    return WorkerContext(
+        settings=current,
+        worker=f"{socket.gethostname()}:{os.getpid()}",
+        ledger=ledger,
+        leases=LeaseKeeper(ledger, current.lease_seconds),
+        cache=SemanticCache(),
+        router=Router(
+            catalogue,
+            build_providers(catalogue, credentials(current, catalogue)),
+            SharedState(client, prefix=f"{current.key_prefix}router:"),
+        ),
+    )

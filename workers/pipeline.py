@@ -13,7 +13,6 @@ import orjson
 
 from tasks.inference import Attempt, InferenceRequest, InferenceResponse
 from tasks.jobs import Job, JobState
-from workers.cache.cache import CacheHit
 from workers.context import WorkerContext
 from workers.lease import Lease
 from workers.providers.base import CallLimits, Completion
@@ -67,8 +66,7 @@ def run_job(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
     )
     cache_ms = _milliseconds(started)
     if hit is not None:
-        response = _from_cache(job, request, hit, started)
-        return Ended(JobState.SUCCEEDED, result=_dump(response), cache_ms=cache_ms)
+        raise AssertionError
 
     asked = time.monotonic()
     left = (job.deadline_at - (job.started_at or job.deadline_at)) / 1000
@@ -122,9 +120,7 @@ def _unanswered(
     else:
         delay, counts = max(error.retry_after or 0.0, _backoff(job)), True
     later = isinstance(error, NoCapacity | Cancelled) or (
-        isinstance(error, AllProvidersFailed)
-        and error.retryable
-        and job.attempt < job.max_attempts
+        isinstance(error, AllProvidersFailed) and error.retryable and job.attempt < job.max_attempts
     )
     if later and waited + delay < left:
         return Deferred(delay, counts, attempts, cache_ms, provider_ms)

@@ -50,12 +50,11 @@ def submit_inference(body: InferenceSubmission, query: WaitQuery) -> Response:
     seconds, preferred = _wait_seconds(current, query.wait)
     who = caller()
     if seconds:
-        accepted, created, snapshot = _submit_and_wait(current, who, body, seconds)
+        snapshot, created = _submit_and_wait(current, who, body, seconds)
     else:
-        accepted, created = submit(current, who, body, body=request.get_data())
-        snapshot = current.ledger.read(accepted, who.tenant)
+        snapshot, created = submit(current, who, body, body=request.get_data())
     response = _job_response(current, snapshot, 200 if snapshot.job.state.terminal else 202)
-    response.headers["Location"] = f"/v1/jobs/{accepted}"
+    response.headers["Location"] = f"/v1/jobs/{snapshot.job.id}"
     if not created:
         response.headers["Idempotency-Replayed"] = "true"
     if preferred:
@@ -126,10 +125,10 @@ def cancel_job(path: JobPath) -> Response:
 
 def _submit_and_wait(
     current: Services, who: Caller, submission: InferenceSubmission, seconds: float
-) -> tuple[str, bool, Snapshot]:
+) -> tuple[Snapshot, bool]:
     hub, job_id = current.hub, new_job_id()
     with hub.watching(job_id) as event:
-        accepted, created = submit(
+        snapshot, created = submit(
             current,
             who,
             submission,
@@ -138,10 +137,12 @@ def _submit_and_wait(
             job_id=job_id,
         )
         if created:
-            snapshot = hub.wait(current.ledger, job_id, who.tenant, seconds, event, registered=True)
-            return job_id, True, snapshot
-    with hub.watching(accepted) as event:
-        return accepted, False, hub.wait(current.ledger, accepted, who.tenant, seconds, event)
+            return hub.wait(
+                current.ledger, job_id, who.tenant, seconds, event, registered=True
+            ), True
+    job_id = snapshot.job.id
+    with hub.watching(job_id) as event:
+        return hub.wait(current.ledger, job_id, who.tenant, seconds, event), False
 
 
 def _wait_seconds(current: Services, wait: float | None) -> tuple[float, int | None]:

@@ -13,12 +13,13 @@
 -- ARGV[17] '1': show it in the tenant's list
 -- ARGV[18] ms that an entry of the tenant's list is kept
 -- ARGV[19...] flat fields of the record
--- Returns {'created'|'exists', id} or {'conflict', id, state} or {'full', which, count}
+-- Returns {'created', created_at, deadline_at, place in the tenant's queue, tenants waiting},
+-- {'exists', id}, {'conflict', id, state} or {'full', which, count}
 local id, tenant, lane = ARGV[3], ARGV[4], ARGV[5]
 local idempotency, body = ARGV[7], ARGV[8]
 local record = key('job', id)
 
-if redis.call('EXISTS', record) == 1 then return {'created', id} end
+if redis.call('EXISTS', record) == 1 then return {'exists', id} end
 
 local idem = key('idem', tenant, idempotency)
 if idempotency ~= '' then
@@ -70,7 +71,7 @@ redis.call('HINCRBY', key('open'), tenant, 1)
 
 if final ~= '' then
   finish(id, final, {})
-  return {'created', id}
+  return {'created', int(now), int(deadline), -1, 0}
 end
 
 redis.call('ZADD', key('due'), int(deadline), id)
@@ -80,4 +81,5 @@ if ARGV[12] ~= '' then
 end
 make_ready(id, tenant, lane, int(now_us))
 hint(lane, id)
-return {'created', id}
+return {'created', int(now), int(deadline), redis.call('ZCARD', key('ready', lane, tenant)) - 1,
+  redis.call('ZCARD', key('ring', lane))}

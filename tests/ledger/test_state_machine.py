@@ -48,7 +48,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(target=ids, lane=st.sampled_from(LANES), tenant=st.sampled_from(TENANTS))
     def submit(self, lane: Priority, tenant: str) -> str:
-        job_id, created = self.ledger.submit(
+        snapshot, created = self.ledger.submit(
             NewJob(
                 tenant=tenant, user="u", lane=lane, request=b"{}", fingerprint="f",
                 request_id="r", deadline_seconds=600, retention_seconds=600, max_attempts=2,
@@ -56,6 +56,8 @@ class LedgerMachine(RuleBasedStateMachine):
             limits=Limits(),
         )  # fmt: skip
         assert created
+        job_id = snapshot.job.id
+        assert self.ledger.read(job_id, tenant) == snapshot
         self.tenant[job_id] = tenant
         self.fence[job_id] = 0
         return job_id
