@@ -14,9 +14,10 @@ from app.services import Services
 from config.catalogue import AUTO, Catalogue
 from tasks.fingerprint import fingerprint
 from tasks.inference import InferenceRequest, InferenceSubmission
-from tasks.ledger import Limits, NewJob, Snapshot, new_job_id
+from tasks.ledger import Idempotency, Limits, NewJob, Snapshot, new_job_id
 
 MAX_IDEMPOTENCY_KEY = 255
+RETRY_SECONDS = 600  # a client library gives up long before
 CHARS_PER_TOKEN = 4  # a rough estimate is enough to count arriving work
 DEFAULT_OUTPUT_TOKENS = 256
 
@@ -39,12 +40,14 @@ def check_model(catalogue: Catalogue, preference: str) -> None:
         ) from None
 
 
-def idempotency_key(caller: Caller, body: bytes) -> str:
-    """What makes a repeated request the same job: the client's key, or a marked retry.
+def idempotency(caller: Caller, body: bytes) -> Idempotency:
+    """The client's Idempotency-Key, or a retry that the client marked as one.
 
-    OpenAI's client libraries send no key but count their retries: the same body of the same
-    user is then the same request. Raises Problem 400 for a bad key.
+    OpenAI's client libraries send no key but count their retries from 0: a retry is the same
+    request as the latest with the same body, while a first try is always a new one. Raises
+    Problem 400 for a bad key.
     """
+    body_hash = hashlib.sha256(request.path.encode() + body).hexdigest()
     key = request.headers.get("Idempotency-Key", "")
     if key:
         if len(key) > MAX_IDEMPOTENCY_KEY or not key.isprintable():
@@ -53,10 +56,13 @@ def idempotency_key(caller: Caller, body: bytes) -> str:
                 "bad-idempotency-key",
                 f"Idempotency-Key must be 1 to {MAX_IDEMPOTENCY_KEY} printable characters.",
             )
-        return f"{caller.user}:key:{key}"
-    if "X-Stainless-Retry-Count" in request.headers:
-        return f"{caller.user}:retry:{hashlib.sha256(request.path.encode() + body).hexdigest()}"
-    return ""
+        return Idempotency(f"{caller.user}:key:{key}", body_hash)
+    retries = request.headers.get("X-Stainless-Retry-Count")
+    if retries is None:
+        return Idempotency()
+    return Idempotency(
+        f"{caller.user}:retry:{body_hash}", body_hash, RETRY_SECONDS, repeated=retries != "0"
+    )
 
 
 def submit(
@@ -97,8 +103,7 @@ def submit(
             estimated_tokens=prompt_chars // CHARS_PER_TOKEN
             + (submission.max_tokens or DEFAULT_OUTPUT_TOKENS),
             traceparent=request.headers.get("traceparent"),
-            idempotency_key=idempotency_key(caller, body),
-            body_hash=hashlib.sha256(request.path.encode() + body).hexdigest(),
+            idempotency=idempotency(caller, body),
         ),
         limits=Limits(settings.max_queue_depth, settings.max_tenant_queue_depth),
         channel=channel,

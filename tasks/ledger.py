@@ -64,6 +64,16 @@ class JobEndedError(LedgerError):
 
 
 @dataclass(frozen=True)
+class Idempotency:
+    """What makes a repeated request the same job."""
+
+    key: str = ""  # unique within the tenant; empty: every request is a new job
+    body_hash: str = ""  # of what must not differ under one key
+    seconds: int = IDEMPOTENCY_SECONDS  # how long the key is remembered
+    repeated: bool = True  # False: surely a first try, which takes the key over
+
+
+@dataclass(frozen=True)
 class NewJob:
     """What `submit` needs to know."""
 
@@ -78,8 +88,7 @@ class NewJob:
     max_attempts: int
     estimated_tokens: int = 0
     traceparent: str | None = None
-    idempotency_key: str = ""
-    body_hash: str = ""
+    idempotency: Idempotency = Idempotency()
     listed: bool = True
     # An answer that is already known: the job is recorded as ended and never queued.
     result: bytes | None = None
@@ -182,9 +191,9 @@ class Ledger:
             job.tenant,
             job.lane.value,
             round(job.deadline_seconds * 1000),
-            job.idempotency_key,
-            job.body_hash,
-            IDEMPOTENCY_SECONDS,
+            job.idempotency.key,
+            job.idempotency.body_hash,
+            job.idempotency.seconds,
             limits.waiting,
             limits.open_per_tenant,
             channel,
@@ -194,6 +203,7 @@ class Ledger:
             JobState.SUCCEEDED.value if job.result is not None else "",
             "1" if job.listed else "",
             retention_ms + LONGEST_DEADLINE_MS,
+            "1" if job.idempotency.repeated else "",
             *fields,
         )
         outcome = reply[0].decode()

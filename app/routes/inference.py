@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from typing import Any
 
@@ -181,9 +180,9 @@ def _decode_cursor(cursor: str | None) -> tuple[int, str] | None:
     if cursor is None:
         return None
     try:
-        created, _, job_id = base64.urlsafe_b64decode(cursor.encode()).decode().partition(":")
-        return int(created), job_id
-    except (binascii.Error, UnicodeError, ValueError):
+        created, _, job_id = base64.urlsafe_b64decode(cursor.encode()).decode().partition(":job_")
+        return int(created), f"job_{job_id}"
+    except ValueError:  # of base64, UTF-8 or the number
         raise Problem(
             400, "bad-cursor", "Give `next_cursor` of the page before, unchanged."
         ) from None

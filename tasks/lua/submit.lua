@@ -12,7 +12,8 @@
 -- ARGV[16] final state or '': an answer that is already known
 -- ARGV[17] '1': show it in the tenant's list
 -- ARGV[18] ms that an entry of the tenant's list is kept
--- ARGV[19...] flat fields of the record
+-- ARGV[19] '1': a job of the same idempotency key is the answer; '': the key is given anew
+-- ARGV[20...] flat fields of the record
 -- Returns {'created', created_at, deadline_at, place in the tenant's queue, tenants waiting},
 -- {'exists', id}, {'conflict', id, state} or {'full', which, count}
 local id, tenant, lane = ARGV[3], ARGV[4], ARGV[5]
@@ -22,7 +23,7 @@ local record = key('job', id)
 if redis.call('EXISTS', record) == 1 then return {'exists', id} end
 
 local idem = key('idem', tenant, idempotency)
-if idempotency ~= '' then
+if idempotency ~= '' and ARGV[19] == '1' then
   local held = redis.call('HMGET', idem, 'job', 'body')
   if held[1] then
     local state = job_fields(held[1], 'state')[1]
@@ -56,7 +57,7 @@ end
 local deadline = now + tonumber(ARGV[6])
 redis.call('HSET', record, 'id', id, 'tenant', tenant, 'lane', lane, 'state', 'queued',
   'rank', int(now_us), 'created_at', int(now), 'ready_at', int(now), 'deadline_at', int(deadline),
-  'fence', '0', 'attempt', '0', unpack(ARGV, 19))
+  'fence', '0', 'attempt', '0', unpack(ARGV, 20))
 if ARGV[17] == '1' then
   local list = key('jobs', tenant)
   redis.call('ZADD', list, int(now), id)
