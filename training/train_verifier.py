@@ -1,7 +1,7 @@
 """Trains the verifier: `python -m training.train_verifier PAIRS.csv.gz --seed 1 --out var/verifier`.
 
 A cross-encoder that starts from the packaged MiniLM weights and learns whether one answer serves
-two prompts. One epoch over about 113,000 pairs; bfloat16 on the CPU.
+two prompts. One epoch over about 90,000 pairs; bfloat16 on the CPU.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from training.pairs import Pair, development_pairs, read_labelled, training_pair
 from workers.cache.alignment import TYPES_PER_SEGMENT
 
 logger = logging.getLogger("training")
-BATCH = 64
-RATE = 1.5e-4
+BATCH = 32
+RATE = 1e-4
 WARMUP = 0.06  # share of the steps
 SMOOTHING = 0.03  # the labels of question pairs are wrong now and then
 
@@ -62,7 +62,7 @@ def train(model: CrossEncoder, data: list[Encoded], seed: int) -> None:
         optimizer.step()
         schedule.step()
         running = 0.98 * running + 0.02 * loss.item() if step > 1 else loss.item()
-        if step % 100 == 0:
+        if step % 50 == 0:
             logger.info(
                 "training",
                 extra={"step": step, "of": steps, "loss": running, "s": time.monotonic() - started},
