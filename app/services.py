@@ -11,6 +11,8 @@ from flask import current_app
 from app.waiting import WaitHub
 from config.catalogue import Catalogue, load_catalogue
 from config.settings import Settings
+from tasks.batches import Batches
+from tasks.files import FileStore
 from tasks.ledger import Ledger
 from tasks.redis_client import connect
 
@@ -25,6 +27,8 @@ class Services:
     ledger: Ledger
     hub: WaitHub
     catalogue: Catalogue
+    batches: Batches
+    files: FileStore
 
 
 def make_services(settings: Settings) -> Services:
@@ -37,6 +41,8 @@ def make_services(settings: Settings) -> Services:
         ledger=Ledger(client, settings.key_prefix),
         hub=WaitHub(client, settings.key_prefix),
         catalogue=load_catalogue(settings.models_file),
+        batches=Batches(client, settings.key_prefix),
+        files=FileStore(client, settings.key_prefix, settings.files_url),
     )
 
 

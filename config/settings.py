@@ -120,6 +120,26 @@ class Settings(BaseSettings):
         default=None, description="Touched while a worker is healthy, for its liveness probe."
     )
 
+    # --- Files and batches -----------------------------------------------------------------
+    files_url: str = Field(
+        default="file://var/files",
+        pattern=r"^(file|s3|memory)://",
+        description="Where files are kept: file://folder or s3://bucket/prefix.",
+    )
+    file_retention_seconds: int = Field(
+        default=2_592_000, ge=3_600, description="How long a file is kept unless it says else."
+    )
+    batch_max_lines: int = Field(default=50_000, ge=1, le=1_000_000)
+    batch_max_bytes: int = Field(default=200_000_000, ge=1_000, le=10_000_000_000)
+    batch_slice_lines: int = Field(
+        default=200, ge=1, le=1_000, description="Lines of a batch that become jobs in one step."
+    )
+    batch_open_lines: int = Field(
+        default=5_000,
+        ge=1,
+        description="A tenant's open jobs up to which its batches put more lines into the queue.",
+    )
+
     # --- Cache -----------------------------------------------------------------------------
     cache_enabled: bool = True
     cache_ttl: int = Field(default=86_400, ge=1, le=31_536_000, description="Seconds.")

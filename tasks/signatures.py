@@ -13,7 +13,7 @@ from celery import Task
 from config.celery import SYSTEM_QUEUE
 from tasks.celery_app import celery_app
 from tasks.inference import Priority
-from tasks.messages import RUN_TASK
+from tasks.messages import CLOSE_BATCH_TASK, RUN_TASK
 
 
 @celery_app.task(name=RUN_TASK, bind=True)
@@ -32,7 +32,41 @@ def sweep() -> None:
     sweep_once()
 
 
+@celery_app.task(name="batch.expand", queue=SYSTEM_QUEUE)
+def expand_batch_slice(batch_id: str, number: int) -> None:
+    """Make jobs of one slice of a batch; the members of a batch's group."""
+    from workers.batches.slices import expand_slice
+
+    expand_slice(batch_id, number)
+
+
+@celery_app.task(name=CLOSE_BATCH_TASK, bind=True, queue=SYSTEM_QUEUE)
+def close_batch(self: Task) -> None:
+    """The completion callback of the batch whose id is the task's."""
+    from workers.batches.closing import close_batch as close
+
+    close(self.request.id)
+
+
+@celery_app.task(name="batch.tick", queue=SYSTEM_QUEUE, expires=10)
+def tick_batches() -> None:
+    """Keep batches going."""
+    from workers.batches.tick import tick
+
+    tick()
+
+
+@celery_app.task(name="files.purge", queue=SYSTEM_QUEUE, expires=60)
+def purge_files() -> None:
+    """Delete expired files."""
+    from workers.batches.tick import purge_files as purge
+
+    purge()
+
+
 BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "sweep": {"task": "ledger.sweep", "schedule": 1.0, "options": {"queue": SYSTEM_QUEUE}},
+    "batches": {"task": "batch.tick", "schedule": 1.0, "options": {"queue": SYSTEM_QUEUE}},
+    "files": {"task": "files.purge", "schedule": 60.0, "options": {"queue": SYSTEM_QUEUE}},
 }
 celery_app.conf.beat_schedule = BEAT_SCHEDULE

@@ -7,8 +7,12 @@ import socket
 from dataclasses import dataclass
 from functools import cache
 
+import redis
+
 from config.catalogue import Catalogue, ProviderConfig, load_catalogue
 from config.settings import Settings, settings
+from tasks.batches import Batches
+from tasks.files import FileStore
 from tasks.ledger import Ledger
 from tasks.redis_client import connect
 from workers.cache.cache import SemanticCache
@@ -27,10 +31,13 @@ class WorkerContext:
 
     settings: Settings
     worker: str
+    redis: redis.Redis
     ledger: Ledger
     leases: LeaseKeeper
     cache: SemanticCache
     router: Router
+    batches: Batches
+    files: FileStore
 
 
 def credentials(settings: Settings, catalogue: Catalogue) -> dict[str, ProviderConfig]:
@@ -58,6 +65,7 @@ def context() -> WorkerContext:
     catalogue = load_catalogue(current.models_file)
     return WorkerContext(
         settings=current,
+        redis=client,
         worker=f"{socket.gethostname()}:{os.getpid()}",
         ledger=ledger,
         leases=LeaseKeeper(ledger, current.lease_seconds),
@@ -67,4 +75,6 @@ def context() -> WorkerContext:
             build_providers(catalogue, credentials(current, catalogue)),
             SharedState(client, prefix=f"{current.key_prefix}router:"),
         ),
+        batches=Batches(client, current.key_prefix),
+        files=FileStore(client, current.key_prefix, current.files_url),
     )
