@@ -22,6 +22,7 @@ from werkzeug.wrappers import Response
 from app.identity import authenticate, init_identity
 from app.limits import init_limits
 from app.problems import Problem, ProblemDocument, register_error_handlers, validation_problem
+from app.routes.batch import batch_api
 from app.routes.health import health_api, release
 from app.routes.inference import jobs_api
 from app.services import make_services
@@ -31,7 +32,7 @@ from config.settings import Settings
 logger = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
-SUBMITTING = ("jobs.submit_inference",)  # endpoints that bring work
+SUBMITTING = ("jobs.submit_inference", "batch.submit_batch")  # endpoints that bring work
 PUBLIC = ("/v1/health", "/docs", "/openapi.json")
 
 
@@ -83,6 +84,7 @@ def create_app(settings: Settings) -> API:
     register_error_handlers(app)
 
     app.register_api(jobs_api)
+    app.register_api(batch_api)
     app.register_api(health_api)
     init_limits(app, settings, current.job_redis, SUBMITTING)
     app.components_schemas["Problem"] = Schema(**ProblemDocument.model_json_schema())

@@ -14,6 +14,13 @@ from flask_limiter import RateLimitExceeded
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
+from tasks.batches import (
+    BatchConflictError,
+    BatchEndedError,
+    TooManyBatchesError,
+    UnknownBatchError,
+)
+from tasks.files import FileTooLargeError, UnknownFileError
 from tasks.ledger import IdempotencyConflictError, JobEndedError, QueueFullError, UnknownJobError
 
 logger = logging.getLogger(__name__)
@@ -174,6 +181,27 @@ def register_error_handlers(app: Flask) -> None:
             headers={"Retry-After": "10"},
         ).response()
 
+    def unknown_batch(_error: UnknownBatchError) -> Response:
+        return Problem(404, "unknown-batch", "No such batch.").response()
+
+    def batch_ended(_error: BatchEndedError) -> Response:
+        return Problem(409, "batch-ended", "The batch has already ended.").response()
+
+    def batch_conflict(_error: BatchConflictError) -> Response:
+        detail = "This Idempotency-Key was used for a request with another body. Use a new key."
+        return Problem(422, "idempotency-mismatch", detail).response()
+
+    def too_many_batches(_error: TooManyBatchesError) -> Response:
+        detail = "Your tenant has as many open batches as are allowed. Wait until one has ended."
+        return Problem(429, "too-many-batches", detail, headers={"Retry-After": "60"}).response()
+
+    def unknown_file(_error: UnknownFileError) -> Response:
+        return Problem(404, "unknown-file", "No such file. It may have expired.").response()
+
+    def file_too_large(error: FileTooLargeError) -> Response:
+        detail = f"The file is larger than {error.most} bytes."
+        return Problem(413, "request-entity-too-large", detail).response()
+
     def unexpected(error: Exception) -> Response:
         logger.error("unexpected error", exc_info=error, extra={"action": "unexpected_error"})
         return Problem(
@@ -189,4 +217,10 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(JobEndedError, job_ended)
     app.register_error_handler(IdempotencyConflictError, conflict)
     app.register_error_handler(QueueFullError, queue_full)
+    app.register_error_handler(UnknownBatchError, unknown_batch)
+    app.register_error_handler(BatchEndedError, batch_ended)
+    app.register_error_handler(BatchConflictError, batch_conflict)
+    app.register_error_handler(TooManyBatchesError, too_many_batches)
+    app.register_error_handler(UnknownFileError, unknown_file)
+    app.register_error_handler(FileTooLargeError, file_too_large)
     app.register_error_handler(Exception, unexpected)

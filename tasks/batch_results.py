@@ -85,9 +85,7 @@ def _result(
         response["metadata"] = line.metadata
         if shared:
             response["cost"] = 0.0
-    return LineResult(
-        line, job_id, now, response, orjson.loads(error) if error else None, shared
-    )
+    return LineResult(line, job_id, now, response, orjson.loads(error) if error else None, shared)
 
 
 class UsageSum:

@@ -20,7 +20,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self, cast
 
@@ -111,7 +111,7 @@ class NewBatch:
     input_file: str = ""
     metadata: Mapping[str, str] | None = None
     webhook_url: str = ""
-    idempotency: Idempotency = Idempotency()
+    idempotency: Idempotency = field(default_factory=Idempotency)
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ class Batches:
     def record_failure(self, batch: NewBatch, errors: list[dict[str, Any]]) -> str:
         """Keep a batch whose lines were refused, for clients that learn of it by polling."""
         batch_id, now = new_batch_id(), time.time_ns() // 1_000_000
-        record: dict[str | bytes, Any] = {
+        record: dict[Any, Any] = {
             "id": batch_id,
             "tenant": batch.tenant,
             "user": batch.user,
@@ -351,7 +351,7 @@ class Batches:
 
     def open_batches(self) -> list[tuple[str, BatchState, float]]:
         """Every batch that is not closed: id, state, and seconds that its window has left."""
-        seconds, micros = cast("tuple[int, int]", self._redis.time())
+        seconds, micros = self._redis.time()
         found = cast(
             "list[tuple[bytes, float]]",
             self._redis.zrange(self.key("batches:open"), 0, -1, withscores=True),

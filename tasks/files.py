@@ -52,7 +52,7 @@ class StoredFile:
     tenant: str
     filename: str
     purpose: str
-    bytes: int
+    size: int  # bytes
     created_at: int
     expires_at: int | None
     listed: bool  # False: a part of something else, found through that alone
@@ -66,7 +66,7 @@ class StoredFile:
             tenant=record[b"tenant"].decode(),
             filename=record[b"filename"].decode(),
             purpose=record[b"purpose"].decode(),
-            bytes=int(record[b"bytes"]),
+            size=int(record[b"bytes"]),
             created_at=int(record[b"created_at"]),
             expires_at=expires or None,
             listed=record[b"listed"] == b"1",
@@ -83,12 +83,12 @@ class Sink:
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
-        self.bytes = 0
+        self.size = 0  # bytes so far
 
     def write(self, data: bytes) -> None:
         """Append."""
         self._stream.write(data)
-        self.bytes += len(data)
+        self.size += len(data)
 
 
 @dataclass
@@ -158,12 +158,12 @@ class FileStore:
             self._purge(tenant, file_id)
             raise
         expires_at = created_at + keep_seconds if keep_seconds else 0
-        record: dict[str | bytes, Any] = {
+        record: dict[Any, Any] = {
             "id": file_id,
             "tenant": tenant,
             "filename": filename,
             "purpose": purpose,
-            "bytes": new.sink.bytes,
+            "bytes": new.sink.size,
             "created_at": created_at,
             "expires_at": expires_at,
             "listed": "1" if listed else "",
@@ -178,7 +178,7 @@ class FileStore:
             pipe.zrem(self._key("files:expiring"), f"{tenant}/{file_id}")
         pipe.execute()
         new.stored = StoredFile(
-            file_id, tenant, filename, purpose, new.sink.bytes, created_at, expires_at or None,
+            file_id, tenant, filename, purpose, new.sink.size, created_at, expires_at or None,
             listed,
         )  # fmt: skip
 
@@ -205,9 +205,7 @@ class FileStore:
             start = rank + 1
         found: list[StoredFile] = []
         while len(found) < limit:
-            ids = cast(
-                "list[bytes]", self._redis.zrevrange(name, start, start + limit - 1)
-            )
+            ids = cast("list[bytes]", self._redis.zrevrange(name, start, start + limit - 1))
             if not ids:
                 break
             start += len(ids)

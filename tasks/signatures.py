@@ -10,7 +10,6 @@ from typing import Any
 
 from celery import Task
 
-from config.celery import SYSTEM_QUEUE
 from tasks.celery_app import celery_app
 from tasks.inference import Priority
 from tasks.messages import CLOSE_BATCH_TASK, RUN_TASK
@@ -24,7 +23,7 @@ def run(self: Task) -> None:
     run_next(Priority(self.request.delivery_info["routing_key"].removeprefix("inference.")))
 
 
-@celery_app.task(name="ledger.sweep", queue=SYSTEM_QUEUE, expires=10)
+@celery_app.task(name="ledger.sweep", expires=10)
 def sweep() -> None:
     """One step of the reconciler."""
     from workers.reconciler import sweep_once
@@ -32,7 +31,7 @@ def sweep() -> None:
     sweep_once()
 
 
-@celery_app.task(name="batch.expand", queue=SYSTEM_QUEUE)
+@celery_app.task(name="batch.expand")
 def expand_batch_slice(batch_id: str, number: int) -> None:
     """Make jobs of one slice of a batch; the members of a batch's group."""
     from workers.batches.slices import expand_slice
@@ -40,7 +39,7 @@ def expand_batch_slice(batch_id: str, number: int) -> None:
     expand_slice(batch_id, number)
 
 
-@celery_app.task(name=CLOSE_BATCH_TASK, bind=True, queue=SYSTEM_QUEUE)
+@celery_app.task(name=CLOSE_BATCH_TASK, bind=True)
 def close_batch(self: Task) -> None:
     """The completion callback of the batch whose id is the task's."""
     from workers.batches.closing import close_batch as close
@@ -48,7 +47,7 @@ def close_batch(self: Task) -> None:
     close(self.request.id)
 
 
-@celery_app.task(name="batch.tick", queue=SYSTEM_QUEUE, expires=10)
+@celery_app.task(name="batch.tick", expires=10)
 def tick_batches() -> None:
     """Keep batches going."""
     from workers.batches.tick import tick
@@ -56,7 +55,7 @@ def tick_batches() -> None:
     tick()
 
 
-@celery_app.task(name="files.purge", queue=SYSTEM_QUEUE, expires=60)
+@celery_app.task(name="files.purge", expires=60)
 def purge_files() -> None:
     """Delete expired files."""
     from workers.batches.tick import purge_files as purge
@@ -65,8 +64,8 @@ def purge_files() -> None:
 
 
 BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
-    "sweep": {"task": "ledger.sweep", "schedule": 1.0, "options": {"queue": SYSTEM_QUEUE}},
-    "batches": {"task": "batch.tick", "schedule": 1.0, "options": {"queue": SYSTEM_QUEUE}},
-    "files": {"task": "files.purge", "schedule": 60.0, "options": {"queue": SYSTEM_QUEUE}},
+    "sweep": {"task": "ledger.sweep", "schedule": 1.0},
+    "batches": {"task": "batch.tick", "schedule": 1.0},
+    "files": {"task": "files.purge", "schedule": 60.0},
 }
 celery_app.conf.beat_schedule = BEAT_SCHEDULE

@@ -32,7 +32,7 @@ def close_batch(batch_id: str) -> None:
         return
     try:
         written, usage = _write_results(current, batch)
-        kept = {name: file for name, file in written.items() if file.bytes or name == "results"}
+        kept = {name: file for name, file in written.items() if file.size or name == "results"}
         closed = current.batches.close(
             batch_id,
             results_file=kept["results"].id,
@@ -69,7 +69,9 @@ def _write_results(
                     listed=name != "results",
                 )
             )
-        for result in line_results(current.redis, current.settings.key_prefix, current.files, batch):
+        for result in line_results(
+            current.redis, current.settings.key_prefix, current.files, batch
+        ):
             usage.add(result)
             files["results"].sink.write(orjson.dumps(result.view()) + b"\n")
             if batch.endpoint:

@@ -6,8 +6,7 @@ import logging
 
 from celery import group
 
-from tasks.batches import PreparedLine
-from tasks.batches import BatchState, UnknownBatchError
+from tasks.batches import BatchState, PreparedLine, UnknownBatchError
 from workers.context import WorkerContext, context
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ def expand_slice(batch_id: str, number: int) -> None:
         return
     stored = current.files.get(batch.lines_file, batch.tenant)
     start = batch.slices[number]
-    end = batch.slices[number + 1] if number + 1 < len(batch.slices) else stored.bytes
+    end = batch.slices[number + 1] if number + 1 < len(batch.slices) else stored.size
     with current.files.open(stored, offset=start) as stream:
         lines = [PreparedLine.load(line) for line in stream.read(end - start).splitlines()]
     done = current.batches.expand(
