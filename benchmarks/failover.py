@@ -33,6 +33,7 @@ from workers.router import BreakerPolicy, Router, SharedState
 HEALTHY_SECONDS = 0.05
 FIRST_BYTE_SECONDS = 1.0
 DEADLINE_SECONDS = 30.0
+OPEN_MS = 500  # the default is 10,000; short, so that probes happen within the run
 BROKEN = ("failing", "hanging")
 
 
@@ -131,7 +132,7 @@ def killed_prober(urls: dict[str, str], redis_url: str, hanging: FakeProvider) -
     return {
         "killed_by": signal.Signals(-(process.exitcode or 0)).name,
         "closed_after_seconds": round(time.monotonic() - killed, 2),
-        "probe_lease_seconds": DEADLINE_SECONDS / 2 + 5,
+        "probe_lease_seconds": policy.probe_ms / 1000,
     }
 
 
@@ -151,7 +152,7 @@ def main() -> int:
         hanging.behave(mode="hang")
         healthy.behave(latency=HEALTHY_SECONDS)
         urls = {"failing": failing.url, "hanging": hanging.url, "healthy": healthy.url}
-        routing = router(urls, redis_url, BreakerPolicy())
+        routing = router(urls, redis_url, BreakerPolicy(open_ms=OPEN_MS))
         alone = many(routing, "healthy", given.calls, given.threads)
         results = many(routing, "all", given.calls, given.threads)
         # Open from the moment when the last circuit opened, which the first calls brought about.

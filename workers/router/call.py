@@ -261,7 +261,16 @@ class _Run:
         reserved = self.plan.input_tokens + self.plan.output_tokens
         refund = 0 if completion is None else reserved - completion.usage.total
         change = self.state.record(
-            Outcome(target, token, result, latency_ms, pause * 1000, refund, admission.shared)
+            Outcome(
+                target,
+                token,
+                result,
+                latency_ms,
+                pause_ms=pause * 1000,
+                refund=refund,
+                probe=admission.probe,
+                shared=admission.shared,
+            )
         )
         if change != "none":
             logger.warning(

@@ -78,6 +78,7 @@ class SharedState:
         fields: dict[str, Any] = {
             "token": ask.token,
             "lease_ms": ask.lease_ms,
+            "probe_ms": self._policy.probe_ms,
             "tokens": ask.tokens,
             "order": ask.order,
             "dry": ask.dry,
@@ -102,6 +103,7 @@ class SharedState:
             return self._local.record(outcome)
         fields = {
             "token": outcome.token,
+            "probe": outcome.probe,
             "outcome": outcome.result,
             "latency_ms": outcome.latency_ms,
             "pause_ms": round(outcome.pause_ms),
