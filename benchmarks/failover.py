@@ -20,14 +20,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import redis
-
 from config.catalogue import Catalogue, ProviderConfig
 from tasks.inference import InferenceSubmission
 from tests.fakes.provider import FakeProvider
 from tests.redis_server import redis_server
 from workers.providers.base import CallLimits
 from workers.providers.registry import build_providers
+from workers.redis_client import quick_redis
 from workers.router import BreakerPolicy, Router, SharedState
 
 HEALTHY_SECONDS = 0.05
@@ -74,11 +73,10 @@ def catalogue(urls: dict[str, str]) -> Catalogue:
 def router(urls: dict[str, str], redis_url: str, policy: BreakerPolicy) -> Router:
     """A router as a worker has one."""
     book = catalogue(urls)
-    client = redis.Redis.from_url(redis_url, socket_timeout=2)
     return Router(
         book,
         build_providers(book, {name: ProviderConfig() for name in urls}),
-        SharedState(client, policy),
+        SharedState(quick_redis(redis_url), policy),
     )
 
 
