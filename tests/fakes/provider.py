@@ -93,6 +93,14 @@ class FakeProvider:
         """Answer from now on as `Behaviour(**changes)` says."""
         self.behaviour = Behaviour(**changes)
 
+    def reset(self) -> None:
+        """Forget what was seen and queued, and behave well."""
+        with self._lock:
+            self.behaviour = Behaviour()
+            self.script.clear()
+            self.seen.clear()
+            self.count = 0
+
     def then(self, **changes: Any) -> Self:
         """Queue a behaviour for one request; when the queue is empty, `behaviour` holds again."""
         self.script.append(Behaviour(**changes))
@@ -107,7 +115,7 @@ class FakeProvider:
 
     def serve(self) -> None:
         """Serve until `close` is called from another thread."""
-        self._server.serve_forever(poll_interval=0.05)
+        self._server.serve_forever(poll_interval=0.02)
 
     def close(self) -> None:
         """Stop; requests that hang are let go."""

@@ -31,16 +31,22 @@ def catalogue() -> Catalogue:
     return load_catalogue()
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeProvider]:
+@pytest.fixture(scope="session")
+def fake_server() -> Iterator[FakeProvider]:
     with FakeProvider() as server:
         yield server
 
 
 @pytest.fixture
-def adapters(catalogue: Catalogue, fake: FakeProvider) -> Iterator[dict[str, HttpProvider]]:
+def fake(fake_server: FakeProvider) -> FakeProvider:
+    fake_server.reset()
+    return fake_server
+
+
+@pytest.fixture(scope="session")
+def adapters(catalogue: Catalogue, fake_server: FakeProvider) -> Iterator[dict[str, HttpProvider]]:
     built = build_providers(
-        catalogue, {name: ProviderConfig(KEY, fake.url) for name in catalogue.providers}
+        catalogue, {name: ProviderConfig(KEY, fake_server.url) for name in catalogue.providers}
     )
     yield built
     for provider in built.values():

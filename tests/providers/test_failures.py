@@ -12,11 +12,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from config.catalogue import Catalogue, ProviderConfig
+from tasks.inference import GenerationParams
 from tests.fakes import shapes
 from tests.fakes.provider import FakeProvider
 from tests.providers.conftest import KEY, Ask
+from tests.redis_server import free_port
 from workers.providers import errors as e
+from workers.providers.base import CallLimits
 from workers.providers.failures import error_from, in_stream_error
+from workers.providers.registry import build_providers
 from workers.providers.retry_after import RETRY_INFO, duration, headroom, retry_after
 
 MODES = pytest.mark.parametrize("on_delta", [None, lambda _: None], ids=["whole", "stream"])
@@ -231,11 +236,16 @@ def test_a_call_that_is_over_before_it_begins_is_not_made(ask: Ask, fake: FakePr
     assert fake.count == 0
 
 
-def test_nobody_listens(ask: Ask, fake: FakeProvider) -> None:
-    fake.close()
+def test_nobody_listens(catalogue: Catalogue) -> None:
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    providers = build_providers(catalogue, {"openai": ProviderConfig(KEY, url)})
     with pytest.raises(e.ProviderUnreachable) as caught:
-        ask()
-    assert fake.url not in str(caught.value)
+        providers["openai"].generate(
+            "hi", "m", params=GenerationParams(), limits=CallLimits(time.monotonic() + 5)
+        )
+    assert url not in str(caught.value)
+    assert not providers["openai"].get_provider_status().reachable
+    assert set(providers) == {"openai", "local"}  # the others have no key
 
 
 @MODES
@@ -349,7 +359,7 @@ HEADS = st.sampled_from(
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(head=HEADS, body=BODIES, stream=st.booleans())
 def test_whatever_bytes_come_back_only_our_own_errors_leave(

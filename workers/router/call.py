@@ -318,7 +318,7 @@ class _Run:
 
     def _final(self, wait_seconds: float | None) -> AllProvidersFailed:
         if not self.called:
-            return NoCapacity(retry_after=wait_seconds)
+            return NoCapacity(attempts=self.attempts, retry_after=wait_seconds, retryable=True)
         tried = ", ".join(
             f"{a.provider}/{a.model}: {a.status}" for a in self.attempts if a.latency_ms
         )
