@@ -2,9 +2,10 @@
 
     python -m benchmarks.routing [--clinc data_full.json.gz] [--split test]
 
-Two sets, neither of which holds an example of the catalogue (checked): benchmarks/data/prompts.jsonl
-(request types and tiers labelled by hand) and CLINC150 (its intents mapped to request types where
-that makes sense). Prints JSON.
+No set holds an example of the catalogue (rows that are one are left out): benchmarks/data/*.jsonl
+(request types and tiers labelled by hand; `prompts_dev` was looked at while the examples were
+written, `prompts_test` was not) and CLINC150 (its intents mapped to request types where that makes
+sense). Prints JSON.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from workers.providers.cost import cost
 from workers.providers.tokens import estimate_tokens
 from workers.router.classify import TIERS, Classifier, Decision, Embed
 
-OWN = Path(__file__).with_name("data") / "prompts.jsonl"
+DATA = Path(__file__).with_name("data")
 OUTPUT_TOKENS = 400  # assumed of every answer, whoever gives it
 
 INTENTS = {
@@ -71,9 +72,8 @@ def cached(embed: Embed, texts: list[str]) -> Embed:
 
 def clinc(path: Path, split: str) -> list[dict[str, str]]:
     """CLINC150 rows whose intent is one of INTENTS."""
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-    with opened as file:
-        rows = json.load(file)[split]
+    content = path.read_bytes()
+    rows = json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)[split]
     kinds = {intent: kind for kind, intents in INTENTS.items() for intent in intents}
     return [{"prompt": text, "type": kinds[i]} for text, i in rows if i in kinds]
 
@@ -106,7 +106,7 @@ def measure(
     for row, decision, _ in pairs:
         by_type[row["type"]].append(decision.request_type == row["type"])
     wrong = [
-        f"{row['type']} -> {d.request_type} ({d.similarity}): {row['prompt'][:70]}"
+        f"{row['type']} -> {d.request_type} ({d.probability}): {row['prompt'][:70]}"
         for row, d, _ in pairs
         if d.request_type != row["type"]
     ]
@@ -141,7 +141,10 @@ def main() -> int:
     given = parser.parse_args()
     catalogue, embed = load_catalogue(), minilm()
     assert catalogue.auto is not None
-    sets = {"own": [json.loads(line) for line in OWN.read_text().splitlines()]}
+    sets = {
+        path.stem: [json.loads(line) for line in path.read_text().splitlines()]
+        for path in sorted(DATA.glob("prompts_*.jsonl"))
+    }
     if given.clinc:
         sets[f"clinc150 {given.split}"] = clinc(given.clinc, given.split)
     examples = {e.casefold().strip(" .?!") for t in catalogue.auto.types for e in t.examples}
@@ -153,7 +156,7 @@ def main() -> int:
     chooser = Classifier(catalogue.auto, embed)
     chooser.decide("warm up")
     started = time.perf_counter()
-    for row in sets["own"][:50]:
+    for row in sets["prompts_dev"][:50]:
         chooser.decide(row["prompt"])
     report["milliseconds_a_decision"] = round((time.perf_counter() - started) * 1000 / 50, 1)
     print(json.dumps(report, indent=2, ensure_ascii=False))

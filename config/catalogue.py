@@ -128,8 +128,10 @@ class AutoSpec(_Strict):
     """How `auto` chooses: request type and difficulty give a tier, a tier names a route."""
 
     default_tier: Tier = "medium"
-    confidence: float = Field(default=0.3, ge=0, le=1, description="least cosine similarity")
-    neighbours: int = Field(default=3, ge=1, description="nearest examples of a type that count")
+    confidence: float = Field(default=0.5, ge=0, le=1, description="least probability of the tier")
+    sharpness: float = Field(
+        default=0.05, gt=0, description="similarity by which one example outweighs e others"
+    )
     routes: dict[Tier, Name]
     types: Annotated[tuple[RequestType, ...], Field(min_length=2)]
     hard_words: tuple[str, ...] = ()
