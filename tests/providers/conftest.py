@@ -20,7 +20,7 @@ MODELS = {
     "anthropic": "claude-haiku-5-5",
     "google": "gemini-3.8-flash",
     "cohere": "command-a-03-2025",
-    "local": "gemma3-270m",
+    "local": "gemma3-270m.gguf",
 }
 
 Ask = Callable[..., Completion]

@@ -132,7 +132,7 @@ def test_auto_ends_in_a_plan_that_carries_its_decision() -> None:
     plan = router.route_request(InferenceSubmission(prompt="Write a SQL query for customers"))
     assert plan.decision is not None
     assert plan.name == plan.decision.route == "large"
-    assert [t.model for t in plan.targets] == ["gemma3-270m"]  # nothing else has a key
+    assert [t.model for t in plan.targets] == ["gemma3-270m.gguf"]  # nothing else has a key
     assert {a.status for a in plan.passed_over} == {"not_configured"}
     named = router.route_request(InferenceSubmission(prompt="x", model_preference="gemma3-270m"))
     assert named.decision is None
