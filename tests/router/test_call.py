@@ -354,14 +354,43 @@ def test_failures_that_no_retry_mends_say_so(house: House) -> None:
 def test_open_circuits_everywhere_are_backpressure_and_call_nobody(house: House) -> None:
     for fake in house.fakes.values():
         fake.behave(mode="status", status=500)
-    with pytest.raises(e.AllProvidersFailed):
-        house.call()
+    for _ in range(BreakerPolicy.failures):
+        with pytest.raises(e.AllProvidersFailed):
+            house.call()
+    before = house.counts()
     with pytest.raises(e.NoCapacity) as caught:
         house.call()
     assert outline(caught.value.attempts) == [(name, "circuit_open") for name in NAMES]
     assert caught.value.retry_after == pytest.approx(10, abs=1.5)
     assert caught.value.retryable
-    assert house.counts() == [3, 3, 3]
+    assert house.counts() == before
+
+
+@pytest.mark.parametrize("behaviour", [{"mode": "status", "status": 500}, {"mode": "empty"}])
+def test_one_request_alone_opens_no_circuit(house: House, behaviour: dict[str, Any]) -> None:
+    for fake in house.fakes.values():
+        fake.behave(**behaviour)
+    for _ in range(BreakerPolicy.failures - 1):
+        with pytest.raises(e.AllProvidersFailed):
+            house.call()
+    assert house.counts() == [6, 6, 6]
+    for name in NAMES:
+        assert house.router.check_circuit_breaker(name, f"{name}-model").state == "closed"
+
+
+def test_a_job_that_comes_too_late_is_not_the_providers_fault(house: House) -> None:
+    house.router.policy = RetryPolicy(min_attempt_seconds=2)
+    for fake in house.fakes.values():
+        fake.behave(mode="hang")
+    for _ in range(BreakerPolicy.failures):
+        with pytest.raises(e.ProviderTimeout):
+            house.call(seconds=0.05)
+        with pytest.raises(e.ProviderTimeout, match="before a provider"):
+            house.call(seconds=-1)
+        with pytest.raises(e.Cancelled):
+            house.call(cancelled=lambda: True)
+    assert house.router.check_circuit_breaker("one", "one-model").state == "closed"
+    assert house.router.check_circuit_breaker("one", "one-model").failures == 0
 
 
 def test_a_short_retry_after_is_waited_out(house: House) -> None:

@@ -16,7 +16,7 @@ from workers.providers.dialect import Answer, Call, Dialect
 from workers.providers.errors import (
     BadRequest,
     ContentFiltered,
-    InvalidResponse,
+    EmptyAnswer,
     ProviderError,
     ProviderUnreachable,
 )
@@ -196,4 +196,4 @@ def _refuse_empty(answer: Answer) -> None:
         raise ContentFiltered()
     if answer.finish_reason == "length":
         raise BadRequest("max_tokens was used up before the first word of the answer; raise it")
-    raise InvalidResponse("the answer is empty")
+    raise EmptyAnswer
