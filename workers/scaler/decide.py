@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from workers.scaler.capacity import Capacity, Load, adapt_beta, calculate_required_capacity
 from workers.scaler.forecast import Prior, Rates, look_ahead
@@ -19,7 +19,7 @@ class Memory:
     """What is carried from one tick to the next, per queue."""
 
     beta: float
-    track: Track = Track()
+    track: Track = field(default_factory=Track)
     needs: tuple[tuple[float, int], ...] = ()  # (moment, need) within the stabilisation window
     busy_at: float | None = None  # when there last was work
     started_seen: int = 0  # totals at the last adaption of beta
@@ -85,7 +85,9 @@ def decide_queue(
         before = None if signals.replicas is None else signals.replicas.desired
         held = Decision(signals, trust, None, None, memory.beta, track, before, None, ())
         return held, memory
-    assert signals.depth is not None and signals.running is not None  # noqa: S101  (not lost)
+    # Not lost, so all of them are there.
+    assert signals.depth is not None  # noqa: S101
+    assert signals.running is not None  # noqa: S101
     assert signals.replicas is not None  # noqa: S101
     outlook = None if rates is None else _outlook(rates, trust, track, horizon)
     if rates is not None and outlook is not None:
@@ -155,9 +157,7 @@ def decide_all(
 
 def _arriving(signals: QueueSignals) -> bool:
     arrivals = signals.arrivals
-    return arrivals is not None and (
-        arrivals.running_minute > 0 or any(arrivals.per_minute[-1:])
-    )
+    return arrivals is not None and (arrivals.running_minute > 0 or any(arrivals.per_minute[-1:]))
 
 
 def _outlook(rates: Rates, trust: Trust, track: Track, horizon: float) -> Outlook:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tasks.arrivals import Arrivals
 from workers.scaler.knobs import QueueKnobs
 from workers.scaler.signals import RecentArrivals
 
@@ -131,7 +132,9 @@ def fit_prior(
         model = Prophet(
             growth="flat",
             daily_seasonality=8,
-            weekly_seasonality=3 if len(bins) * PRIOR_BIN_SECONDS >= WEEKLY_AFTER_SECONDS else False,
+            weekly_seasonality=3
+            if len(bins) * PRIOR_BIN_SECONDS >= WEEKLY_AFTER_SECONDS
+            else False,
             yearly_seasonality=False,
             uncertainty_samples=0,
         )
@@ -140,3 +143,22 @@ def fit_prior(
     ceiling = 2.0 * max(value for value in bins if math.isfinite(value))
     values = tuple(min(max(0.0, float(value)), ceiling) for value in predicted["yhat"])
     return Prior(fitted_at=end, start=start, values=values)
+
+
+def predict_traffic(
+    lookback_hours: float = 24, *, arrivals: Arrivals, unit: str = "requests"
+) -> Prior | None:
+    """The season of the hours to come, learnt from the last `lookback_hours` of `arrivals`.
+
+    `unit` is 'requests' or 'tokens'. Only bins that are over and wholly known count. None if they
+    are less than a day, or if nothing at all arrived.
+    """
+    series = arrivals.tokens if unit == "tokens" else arrivals.requests
+    per_bin = PRIOR_BIN_SECONDS // 60
+    end = len(series) - 1  # the last minute is still running
+    count = min(end // per_bin, int(lookback_hours * 3600.0 // PRIOR_BIN_SECONDS))
+    first = end - count * per_bin
+    bins = [sum(series[i : i + per_bin]) / PRIOR_BIN_SECONDS for i in range(first, end, per_bin)]
+    if count * PRIOR_BIN_SECONDS < 86_400 or not any(bins):
+        return None
+    return fit_prior(bins, float(arrivals.start + 60 * first))

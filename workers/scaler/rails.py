@@ -74,7 +74,9 @@ def share_budget(
             more = min(more, limits.max_replicas - sum(granted.values()))
         price = knobs[queue].cost_per_replica_hour
         if limits.max_cost_per_hour is not None and price > 0.0:
-            spent = sum(count * knobs[name].cost_per_replica_hour for name, count in granted.items())
+            spent = sum(
+                count * knobs[name].cost_per_replica_hour for name, count in granted.items()
+            )
             more = min(more, int((limits.max_cost_per_hour - spent) / price + 1e-9))
         granted[queue] += max(0, more)
     return granted

@@ -80,17 +80,29 @@ class QueueSignals:
 
 
 def read_recent(
-    client: Any, queue: str, now: float, *, unit: str = "requests", prefix: str = ""
+    client: Any,
+    queue: str,
+    now: float,
+    *,
+    started: float | None,
+    unit: str = "requests",
+    prefix: str = "",
 ) -> RecentArrivals:
     """The last hour of arrivals of `queue` in `unit` ('requests' or 'tokens').
 
-    `history_seconds` covers only what was read: the caller knows how far the season reaches.
+    `started` is when the first arrival ever was counted (unix seconds), as far as the caller
+    knows: quiet minutes since then are zeros, minutes before are no minutes at all.
     """
     found = read_arrivals(client, queue, RECENT_MINUTES * 60, now=now, prefix=prefix)
     series = found.tokens if unit == "tokens" else found.requests
+    full = [float(value) for value in series[:-1]]
+    if started is None:
+        started = float(found.start) if any(series) else now
+    known = min(RECENT_MINUTES, int(now // 60.0) - int(started // 60.0))
+    padded = [0.0] * (known - len(full)) + full
     return RecentArrivals(
-        per_minute=tuple(float(value) for value in series[:-1]),
+        per_minute=tuple(padded),
         running_minute=float(series[-1]),
         elapsed=now % 60.0,
-        history_seconds=max(0.0, now - found.start) if any(series) else 0.0,
+        history_seconds=max(0.0, now - started),
     )

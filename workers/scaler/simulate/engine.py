@@ -132,7 +132,7 @@ def simulate(
             while slots and job < count:
                 arrival = jobs[job]
                 free = slots[0][0]
-                begin = arrival if arrival > free else free
+                begin = max(free, arrival)
                 if begin >= until:
                     break
                 heapq.heapreplace(slots, (begin + taken[job], slots[0][1]))
@@ -234,7 +234,9 @@ def _service_seconds(workload: Workload, started: int) -> float:
     if started == 0:
         return float(workload.service_sums[-1] / max(1, len(workload.service)))
     since = max(0, started - SERVICE_WINDOW_JOBS)
-    return float((workload.service_sums[started] - workload.service_sums[since]) / (started - since))
+    return float(
+        (workload.service_sums[started] - workload.service_sums[since]) / (started - since)
+    )
 
 
 def _run_off(

@@ -101,7 +101,7 @@ class Static:
     def __init__(self, replicas: int) -> None:
         self._replicas = replicas
 
-    def target(self, signals: QueueSignals) -> int:  # noqa: ARG002
+    def target(self, signals: QueueSignals) -> int:
         """The number."""
         return self._replicas
 

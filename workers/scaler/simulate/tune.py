@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from workers.scaler.knobs import QueueKnobs
 from workers.scaler.simulate.engine import Policy, Run, World, simulate
@@ -84,11 +85,13 @@ def candidates(experiment: Experiment) -> dict[str, list[Candidate]]:
         "inferenceflow": [],
         "reactive_tuned": [],
         "nowcast": [],
-        "keda_list_length": [Candidate({}, lambda: KedaListLength(knobs))],
-        "static": [Candidate({"replicas": size}, lambda n=size: Static(n)) for size in sizes],
+        "keda_list_length": [Candidate({}, partial(KedaListLength, knobs))],
+        "static": [Candidate({"replicas": size}, partial(Static, size)) for size in sizes],
         "oracle": [],
     }
-    for low, quantile, window in spread(count, (0.0, 1.5), (0.5, 0.95), (60.0, 900.0)):
+    windows = (math.log(30.0), math.log(1200.0))  # short ones matter more: even in the logarithm
+    for low, quantile, log_window in spread(count, (-0.5, 1.0), (0.5, 0.95), windows):
+        window = math.exp(log_window)
         tuned = replace(
             knobs,
             beta_min=low,
@@ -98,20 +101,21 @@ def candidates(experiment: Experiment) -> dict[str, list[Candidate]]:
         )
         settings = {"beta_min": low, "quantile": quantile, "stabilisation_seconds": window}
         found["inferenceflow"].append(
-            Candidate(settings, lambda k=tuned: InferenceFlow(k, experiment.priors))
+            Candidate(settings, partial(InferenceFlow, tuned, experiment.priors))
         )
-        found["nowcast"].append(Candidate(settings, lambda k=tuned: InferenceFlow(k, None)))
-    for utilisation, window in spread(count, (0.5, 1.2), (60.0, 900.0)):
+        found["nowcast"].append(Candidate(settings, partial(InferenceFlow, tuned, None)))
+    for utilisation, log_window in spread(count, (0.6, 1.4), windows):
+        window = math.exp(log_window)
         tuned = replace(knobs, stabilisation_seconds=window)
         found["reactive_tuned"].append(
             Candidate(
                 {"utilisation": utilisation, "stabilisation_seconds": window},
-                lambda k=tuned, u=utilisation: Reactive(k, utilisation=u),
+                partial(Reactive, tuned, utilisation=utilisation),
             )
         )
     for (beta,) in spread(count, (-1.0, 2.0)):
         found["oracle"].append(
-            Candidate({"beta": beta}, lambda b=beta: Oracle(knobs, workload, beta=b))
+            Candidate({"beta": beta}, partial(Oracle, knobs, workload, beta=beta))
         )
     return found
 
