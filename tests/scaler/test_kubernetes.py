@@ -7,6 +7,7 @@ import pytest
 from kubernetes.client import ApiException
 
 from tests.scaler.api_server import COST, ApiServer, StatusError
+from workers.scaler.knobs import Mode
 from workers.scaler.kubernetes import (
     Cluster,
     ControllerKind,
@@ -16,7 +17,6 @@ from workers.scaler.kubernetes import (
     record_event,
     scale_infrastructure,
 )
-from workers.scaler.knobs import Mode
 from workers.scaler.lease import Fence, acquire_lease
 
 Api = tuple[ApiServer, Cluster]

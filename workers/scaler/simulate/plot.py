@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def _wait_bins(experiment: Experiment, run: Run) -> tuple[Floats, Floats]:
     cuts = np.searchsorted(arrivals, edges)
     found = [
         float(np.percentile(run.waits[low:high], 95)) if high > low else 0.0
-        for low, high in zip(cuts, cuts[1:], strict=False)
+        for low, high in pairwise(cuts)
     ]
     return edges[:-1] + 300.0, np.array(found)
 

@@ -43,13 +43,11 @@ def as_json(
 def print_table(experiment: Experiment, outcomes: Sequence[Outcome], console: Console) -> None:
     """The same for people."""
     table = Table(
-        title=f"{experiment.workload.name}, cold start {experiment.knobs.cold_start_seconds:.0f} s: "
-        "second half, after tuning on the first",
+        title=f"{experiment.workload.name}, cold start {experiment.knobs.cold_start_seconds:.0f} s"
     )
-    table.add_column("policy")
+    table.add_column("policy", no_wrap=True)
     for name in ("replica-hours", "violations", "p95 wait", "actions"):
-        table.add_column(name, justify="right")
-    table.add_column("tuned to")
+        table.add_column(name, justify="right", no_wrap=True)
     for outcome in outcomes:
         run = outcome.reported
         table.add_row(
@@ -58,9 +56,12 @@ def print_table(experiment: Experiment, outcomes: Sequence[Outcome], console: Co
             f"{run.violation_rate:.2%}",
             f"{run.p95_wait:.1f} s",
             str(run.actions),
-            ", ".join(f"{name} {value:.3g}" for name, value in outcome.settings.items()),
         )
     console.print(table)
+    console.print("Second half of the trace; tuned on the first half to:")
+    for outcome in outcomes:
+        tuned = ", ".join(f"{name} {value:.3g}" for name, value in outcome.settings.items())
+        console.print(f"  {outcome.policy}: {tuned or 'nothing to tune'}")
 
 
 def _numbers(run: Run) -> dict[str, float | int | None]:
