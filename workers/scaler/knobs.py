@@ -37,8 +37,8 @@ class QueueKnobs:
     backlog_per_slot: float = 1.5  # g: queued and running jobs tolerated per slot
     drain_seconds: float = 60.0  # T_drain: a backlog is to be worked off in this time
     quantile: float = 0.8  # of the forecast, that the staffing is for
-    nowcast_tau_seconds: float = 240.0  # memory of the moving average
-    rho: float = 0.9  # share of today's deviation from the season that is left 5 minutes on
+    nowcast_tau_seconds: float = 150.0  # memory of the moving average
+    rho: float = 0.95  # share of today's deviation from the season that is left 5 minutes on
     blend: float = 0.5  # weight of the corrected season against the nowcast
     min_history_seconds: float = 3 * 86_400.0  # before a seasonal forecast is tried
     min_nowcast_seconds: float = 600.0  # of counted arrivals before they are believed
@@ -46,8 +46,13 @@ class QueueKnobs:
     up_step: int = 4  # per tick at most max(up_step, up_factor * current) more
     up_factor: float = 1.0
     stabilisation_seconds: float = 180.0  # scale in only to the highest need of this window
-    stuck_after_seconds: float = 900.0  # a pod pending longer is not going to start
+    pending_factor: float = 2.0  # pending at most 2 up_step + pending_factor * ready
     stuck_limit: int = 2  # with so many stuck pods, asking for more is pointless
+
+    @property
+    def stuck_after_seconds(self) -> float:
+        """A pod that has been pending for so long is not going to start."""
+        return max(180.0, 3.0 * self.cold_start_seconds)
 
 
 @dataclass(frozen=True, slots=True)

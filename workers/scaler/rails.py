@@ -38,6 +38,11 @@ def limit_change(
         if target > current + step:
             target = current + step
             clamps.append("up_step")
+        # A backlog that only pending pods could work off is no reason for ever more of them.
+        most = replicas.ready + 2 * knobs.up_step + int(knobs.pending_factor * replicas.ready)
+        if target > max(most, current):
+            target = max(most, current)
+            clamps.append("pending")
         if replicas.stuck >= max(knobs.stuck_limit, current // 10):
             target = current
             clamps.append("stuck_pods")

@@ -85,6 +85,7 @@ def main(
         tick=tick,
         target_wait=target_wait,
         initial_replicas=math.ceil(mean_load / slots) + 1,
+        stuck_after=knobs.stuck_after_seconds,
     )
     priors = fit_priors(workload, knobs.min_history_seconds, cache=prior_cache)
     experiment = Experiment(workload, priors, world, knobs, budget)

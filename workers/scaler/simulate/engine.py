@@ -31,7 +31,7 @@ class World:
     target_wait: float = 15.0
     initial_replicas: int = 4
     signals_lost: Callable[[float], bool] = field(default=lambda _moment: False)
-    stuck_after: float = 900.0
+    stuck_after: float = 360.0
 
 
 class Policy(Protocol):
