@@ -44,7 +44,7 @@ class ApiServer(KubernetesEmulator):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = 1_700_000_000.0  # the cluster's clock
+        self.now = 1_700_000_040.0  # the cluster's clock
         self.start_delay = 60.0  # seconds until a pod is ready; may be infinite
         self.keda_installed = False
         self.store: dict[tuple[str, str], dict[str, Any]] = {}  # (plural, name)
