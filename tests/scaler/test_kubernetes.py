@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
+import yaml
+from kubernetes import config
 from kubernetes.client import ApiException
 
 from tests.scaler.api_server import COST, ApiServer, StatusError
@@ -20,6 +24,7 @@ from workers.scaler.kubernetes import (
 from workers.scaler.lease import Fence, acquire_lease
 
 Api = tuple[ApiServer, Cluster]
+ROOT = Path(__file__).parents[2]
 
 
 def fence(*, newest: bool = True, expires: float = math.inf) -> Fence:
@@ -281,3 +286,62 @@ def test_a_lease_that_cannot_be_written_raises(api: Api, monkeypatch: pytest.Mon
     monkeypatch.setattr(server, "_create", refuse)
     with pytest.raises(ApiException):
         lease(api, "a")
+
+
+def test_errors_while_writing_are_raised(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, _ = api
+    server.add_deployment("worker", 3)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise StatusError(403, "Forbidden")
+
+    monkeypatch.setattr(server, "_changed", refuse)
+    with pytest.raises(ApiException) as caught:
+        scale(api, 5)
+    assert caught.value.status == 403
+    with pytest.raises(ApiException):
+        scale(api, 1, running_by_worker={"worker-1": 1})
+
+
+def test_an_autoscaler_of_another_deployment_is_not_in_charge(api: Api) -> None:
+    server, cluster = api
+    server.add_deployment("worker", 3)
+    server.add_deployment("other", 3)
+    server.add_scaled_object("other")
+    assert find_controller(cluster, "worker").kind is ControllerKind.DEPLOYMENT
+    assert find_controller(cluster, "other").kind is ControllerKind.SCALED_OBJECT
+
+
+def test_inside_a_cluster_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(config, "load_incluster_config", lambda: None)
+    found = connect("inferenceflow")
+    assert found is not None
+    assert found.namespace == "inferenceflow"
+
+
+def test_the_role_allows_what_the_scaler_does_and_is_valid() -> None:
+    documents = list(yaml.safe_load_all((ROOT / "k8s" / "scaler" / "rbac.yaml").read_text()))
+    for document in documents:
+        kubernetes_validate.validate(document, "1.33", strict=True)
+    [role] = [document for document in documents if document["kind"] == "Role"]
+    allowed = {
+        (resource, verb)
+        for rule in role["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert {
+        ("deployments", "get"),
+        ("deployments/scale", "get"),
+        ("deployments/scale", "patch"),
+        ("horizontalpodautoscalers", "list"),
+        ("horizontalpodautoscalers", "patch"),
+        ("scaledobjects", "list"),
+        ("scaledobjects", "patch"),
+        ("pods", "list"),
+        ("pods", "patch"),
+        ("events", "create"),
+        ("leases", "get"),
+        ("leases", "create"),
+        ("leases", "update"),
+    } == allowed

@@ -112,6 +112,8 @@ def fit_prior(
         # Without a handler of its own it installs one that writes to stderr at every fit.
         prophet_logger.addHandler(logging.NullHandler())
         prophet_logger.propagate = False
+    # It logs an error at import when plotly, which nothing here needs, is not installed.
+    logging.getLogger("prophet.plot").setLevel(logging.CRITICAL)
     from prophet import Prophet
 
     history = pd.DataFrame(
