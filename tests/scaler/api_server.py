@@ -208,9 +208,8 @@ class ApiServer(KubernetesEmulator):
             for pod in pods:
                 created = datetime.fromisoformat(pod["metadata"]["creationTimestamp"]).timestamp()
                 ready = is_ready(pod) or self.now - created >= self.start_delay
-                pod["status"]["conditions"] = [
-                    {"type": "Ready", "status": "True" if ready else "False"}
-                ]
+                if ready and not is_ready(pod):
+                    self.set_ready(pod, "True")
             wanted = deployment["spec"]["replicas"]
             for _ in range(wanted - len(pods)):
                 self._pods += 1
@@ -225,7 +224,7 @@ class ApiServer(KubernetesEmulator):
                                 "labels": dict(deployment["spec"]["selector"]["matchLabels"]),
                             },
                             "spec": {"containers": [{"name": "worker", "image": "worker"}]},
-                            "status": {"conditions": [{"type": "Ready", "status": "False"}]},
+                            "status": {"conditions": [{"type": "Initialized", "status": "True"}]},
                         },
                     )
                 )
@@ -234,6 +233,11 @@ class ApiServer(KubernetesEmulator):
                 del self.store["pods", pod["metadata"]["name"]]
             kept = pods[max(0, len(pods) - wanted) :]
             deployment["status"] = {"readyReplicas": sum(is_ready(pod) for pod in kept)}
+
+    def set_ready(self, pod: dict[str, Any], status: str) -> None:
+        """What the kubelet does when a pod gets ready, or is not any more."""
+        ready = {"type": "Ready", "status": status, "lastTransitionTime": self.stamp()}
+        pod["status"]["conditions"] = [{"type": "Initialized", "status": "True"}, ready]
 
     def add_deployment(self, name: str, replicas: int, *, ready: bool = True) -> None:
         """A Deployment whose pods are ready at once, or start now."""

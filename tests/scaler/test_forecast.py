@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +115,13 @@ def test_a_fit_leaves_no_files_and_no_output(capfd: pytest.CaptureFixture[str]) 
     fit_prior(daily(2), 0.0)
     assert set(Path(tempfile.gettempdir()).glob("prophet-*")) <= before
     assert "cmdstanpy" not in capfd.readouterr().err
+
+
+def test_only_who_forecasts_pays_for_prophet() -> None:
+    heavy = ("prophet", "pandas", "kubernetes", "matplotlib", "numpy")
+    code = f"import sys, workers.scaler; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_too_short_a_history_is_refused() -> None:

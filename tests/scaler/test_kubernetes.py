@@ -71,6 +71,17 @@ def test_pods_that_never_start_are_stuck(api: Api) -> None:
     assert (found.ready, found.stuck) == (1, 3)
 
 
+def test_a_pod_that_was_ready_is_not_stuck_at_once(api: Api) -> None:
+    server, cluster = api
+    server.add_deployment("worker", 2)
+    server.start_delay = math.inf
+    pod = server.store["pods", "worker-1"]
+    server.set_ready(pod, "False")
+    for age, stuck in ((299, 0), (301, 1)):
+        now = server.now + age
+        assert read_replicas(cluster, "worker", now=now, stuck_after=300).stuck == stuck
+
+
 def test_without_an_autoscaler_the_scale_is_set(api: Api) -> None:
     server, cluster = api
     server.add_deployment("worker", 3)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from workers.scaler.forecast import Prior
 from workers.scaler.knobs import QueueKnobs
@@ -127,6 +129,16 @@ def test_pods_that_have_not_started_go_first() -> None:
     run = simulate(jobs, policy, world(slots=1, initial_replicas=1, cold_start=lambda _: 600.0))
     assert [sample.ready for sample in run.samples] == [1, 1, 1, 1]
     assert run.replica_hours * HOUR == pytest.approx(30 + 90 + 30 + 30)
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=20), st.floats(0, 300))
+def test_every_job_is_served_once(targets: list[int], cold_start: float) -> None:
+    rng = np.random.default_rng(1)
+    jobs = make_workload("q", np.sort(rng.random(200) * 500.0), rng.exponential(10.0, 200), 600.0)
+    run = simulate(jobs, Steps(*targets, 1), world(slots=2, cold_start=lambda _: cold_start))
+    assert len(run.waits) == 200
+    assert np.all(run.waits >= 0.0)
+    assert all(sample.running >= 0 and sample.queued >= 0 for sample in run.samples)
 
 
 # The product's decisions under bad weather.

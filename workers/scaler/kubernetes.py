@@ -98,9 +98,7 @@ def read_replicas(cluster: Cluster, deployment: str, *, now: float, stuck_after:
         label_selector=",".join(f"{key}={value}" for key, value in sorted(labels.items())),
     )
     stuck = sum(
-        pod.metadata.deletion_timestamp is None
-        and not _is_ready(pod)
-        and now - pod.metadata.creation_timestamp.timestamp() > stuck_after
+        pod.metadata.deletion_timestamp is None and now - _unready_since(pod, now) > stuck_after
         for pod in pods.items
     )
     desired = 1 if found.spec.replicas is None else found.spec.replicas
@@ -227,11 +225,16 @@ def record_event(
     )
 
 
-def _is_ready(pod: Any) -> bool:
-    return any(
-        condition.type == "Ready" and condition.status == "True"
-        for condition in pod.status.conditions or []
-    )
+def _unready_since(pod: Any, now: float) -> float:
+    """Since when `pod` has not been ready; `now` if it is."""
+    since = pod.metadata.creation_timestamp.timestamp()
+    for condition in pod.status.conditions or []:
+        if condition.type == "Ready":
+            if condition.status == "True":
+                return now
+            if condition.last_transition_time is not None:
+                since = max(since, condition.last_transition_time.timestamp())
+    return float(since)
 
 
 def _scaled_objects(cluster: Cluster) -> list[dict[str, Any]]:
