@@ -17,10 +17,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def find_tool(*names: str) -> str:
-    """The path of the first of `names` that is installed, beside this Python or on the PATH."""
-    beside = str(Path(sys.executable).parent)
+    """The path of the first of `names` that is installed: beside this Python, in an environment of
+    its own that `make` builds, or on the PATH.
+    """
+    folders = [str(Path(sys.executable).parent)]
+    folders += [str(ROOT / "build" / name / "bin") for name in names]
     for name in names:
-        found = shutil.which(name, path=os.pathsep.join([beside, os.environ["PATH"]]))
+        found = shutil.which(name, path=os.pathsep.join([*folders, os.environ["PATH"]]))
         if found:
             return found
     reason = f"none of {', '.join(names)} is installed"
