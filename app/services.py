@@ -13,6 +13,7 @@ from config.catalogue import Catalogue, load_catalogue
 from config.settings import Settings
 from tasks.ledger import Ledger
 from tasks.redis_client import connect
+from tasks.streams import JobStreams
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Services:
     cache_redis: redis.Redis
     ledger: Ledger
     hub: WaitHub
+    streams: JobStreams
     catalogue: Catalogue
 
 
@@ -36,6 +38,7 @@ def make_services(settings: Settings) -> Services:
         cache_redis=connect(settings.cache_url, timeout=settings.redis_timeout_seconds),
         ledger=Ledger(client, settings.key_prefix),
         hub=WaitHub(client, settings.key_prefix),
+        streams=JobStreams(client, settings.key_prefix),
         catalogue=load_catalogue(settings.models_file),
     )
 

@@ -11,11 +11,13 @@ from config.catalogue import Catalogue, ProviderConfig, load_catalogue
 from config.settings import Settings, settings
 from tasks.ledger import Ledger
 from tasks.redis_client import connect
+from tasks.streams import JobStreams
 from workers.cache.cache import SemanticCache
 from workers.lease import LeaseKeeper
 from workers.providers.registry import build_providers
 from workers.router.router import Router
 from workers.router.shared_state import SharedState
+from workers.stream import StreamKeeper
 
 # A worker waits longer for Redis than a client of the API would.
 REDIS_TIMEOUT_SECONDS = 5.0
@@ -29,6 +31,7 @@ class WorkerContext:
     worker: str
     ledger: Ledger
     leases: LeaseKeeper
+    streams: StreamKeeper
     cache: SemanticCache
     router: Router
 
@@ -61,6 +64,7 @@ def context() -> WorkerContext:
         worker=f"{socket.gethostname()}:{os.getpid()}",
         ledger=ledger,
         leases=LeaseKeeper(ledger, current.lease_seconds),
+        streams=StreamKeeper(JobStreams(client, current.key_prefix)),
         cache=SemanticCache(),
         router=Router(
             catalogue,

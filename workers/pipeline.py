@@ -57,6 +57,7 @@ def run_job(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
     """
     started = time.monotonic()
     request = job.parsed_request()
+    stream = current.streams.open(job, lease) if request.stream else None
     hit = current.cache.get_similar_cached_response(
         request.conversation()[-1].text,
         request.cache.threshold or current.settings.similarity_threshold,
@@ -78,7 +79,12 @@ def run_job(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
     )
     try:
         plan = current.router.route_request(request)
-        completion, attempts = current.router.call(plan, limits=limits)
+        completion, attempts = current.router.call(
+            plan,
+            limits=limits,
+            on_delta=stream.delta if stream else None,
+            on_restart=stream.restart if stream else None,
+        )
     except ProviderError as error:
         return _unanswered(job, error, left, cache_ms, _milliseconds(asked))
     provider_ms = _milliseconds(asked)
