@@ -24,6 +24,7 @@ from app.limits import init_limits
 from app.problems import Problem, ProblemDocument, register_error_handlers, validation_problem
 from app.routes.health import health_api, release
 from app.routes.inference import jobs_api
+from app.routes.streams import streams_api
 from app.services import make_services
 from config.logs import log_context
 from config.settings import Settings
@@ -83,6 +84,7 @@ def create_app(settings: Settings) -> API:
     register_error_handlers(app)
 
     app.register_api(jobs_api)
+    app.register_api(streams_api)
     app.register_api(health_api)
     init_limits(app, settings, current.job_redis, SUBMITTING)
     app.components_schemas["Problem"] = Schema(**ProblemDocument.model_json_schema())

@@ -52,6 +52,17 @@ class ListQuery(Parameters):
     )
 
 
+class StreamQuery(Parameters):
+    """How to follow a job."""
+
+    starting_after: Annotated[str, StringConstraints(max_length=50)] | None = Field(
+        default=None, description="As the header `Last-Event-ID`: the last event that was seen."
+    )
+    cancel_on_disconnect: bool = Field(
+        default=False, description="Cancel the job when the client leaves before its end."
+    )
+
+
 class Timing(BaseModel):
     """Where a job's time went, in milliseconds."""
 

@@ -83,6 +83,11 @@ class WaitHub:
                 return snapshot
             event.wait(left)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the process is going away."""
+        return self._stopping
+
     def stop(self) -> None:
         """Let every waiting request answer now: the process is going away."""
         self._stopping = True
