@@ -63,6 +63,27 @@ class StreamQuery(Parameters):
     )
 
 
+class ModelPath(BaseModel):
+    """Names a model or route."""
+
+    model: str = Field(max_length=200, description="An id, alias or route.")
+
+
+class ResponsePath(BaseModel):
+    """Names a response."""
+
+    response_id: str = Field(max_length=100, description="As `resp_...`.")
+
+
+class ResponseQuery(Parameters):
+    """How to retrieve a response."""
+
+    stream: bool = False
+    starting_after: int | None = Field(
+        default=None, ge=-1, description="The sequence number of the last event that was seen."
+    )
+
+
 class Timing(BaseModel):
     """Where a job's time went, in milliseconds."""
 
@@ -127,5 +148,30 @@ def problems(*statuses: int) -> dict[str | int, Any]:
                 "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
             },
         }
+        for status in statuses
+    }
+
+
+class OpenAIErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None = Field(description="The parameter at fault.")
+    code: str | None
+
+
+class OpenAIError(BaseModel):
+    """An error in OpenAI's shape."""
+
+    error: OpenAIErrorDetail
+
+
+def openai_answers(*statuses: int) -> dict[str | int, Any]:
+    """The answers of an OpenAI-compatible operation, for the OpenAPI document."""
+    return {
+        str(status): OpenAIError
+        if status >= 400
+        else {"description": "As OpenAI's", "content": {"application/json": {}}}
         for status in statuses
     }

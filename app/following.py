@@ -16,7 +16,7 @@ import redis
 
 from app.services import Services
 from tasks.jobs import Job
-from tasks.streams import MOST_EVENTS, Page, StreamEvent, stream_topic
+from tasks.streams import MOST_EVENTS, StreamEvent, stream_topic
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,9 @@ def follow(
             moved.clear()
             try:
                 page = current.streams.follow(job_id, tenant, after=after, channel=hub.channel)
-                events = page.events if page.streamed else _unstreamed(current, page, job_id, tenant)
+                events = page.events
+                if not page.streamed and page.state.terminal:
+                    events = _unstreamed(current, job_id, tenant)
             except redis.RedisError as error:
                 if time.monotonic() - answered > PATIENCE_SECONDS:
                     raise StreamLostError(StreamLostError.__doc__) from error
@@ -81,10 +83,8 @@ def answer_text(job: Job) -> str:
     return str(orjson.loads(job.result)["response"]) if job.result else ""
 
 
-def _unstreamed(current: Services, page: Page, job_id: str, tenant: str) -> list[StreamEvent]:
-    """The stream that a job without one would have: its answer in one piece, and its end."""
-    if not page.state.terminal:
-        return []
+def _unstreamed(current: Services, job_id: str, tenant: str) -> list[StreamEvent]:
+    """The stream that an ended job without one would have: its answer in one piece, its end."""
     job = current.ledger.read(job_id, tenant).job
     text = answer_text(job)
     events = [StreamEvent(f"{job.finished_at}-1", "end", job.state.value)]

@@ -72,9 +72,7 @@ class JobStreams:
             flat += [piece.job_id, piece.fence, piece.seq, piece.kind, piece.text]
         return [bool(ok) for ok in self._append(args=[self._prefix, "", *flat])]
 
-    def follow(
-        self, job_id: str, tenant: str, *, after: str = "", channel: str = ""
-    ) -> Page:
+    def follow(self, job_id: str, tenant: str, *, after: str = "", channel: str = "") -> Page:
         """At most MOST_EVENTS events after the one with the id `after`.
 
         `channel` is told of what comes until the job has ended. Raises UnknownJobError, also for
