@@ -15,6 +15,7 @@ from tasks.exact_cache import Answer
 from tasks.fingerprint import last_user_text, tenant_pool
 from tasks.inference import Attempt, InferenceRequest, InferenceResponse, Usage
 from tasks.jobs import Job, JobState
+from workers.cache.cache import CacheHit
 from workers.context import WorkerContext
 from workers.lease import Lease
 from workers.providers.base import CallLimits, Completion
@@ -139,7 +140,8 @@ def _unanswered(
 
 def _backoff(job: Job) -> float:
     """Exponential with full jitter, from the second run on."""
-    return random.uniform(0.5, 1.0) * RETRY_BASE_SECONDS * 2 ** max(job.attempt - 1, 0)
+    bound: float = RETRY_BASE_SECONDS * 2 ** max(job.attempt - 1, 0)
+    return random.uniform(0.5, 1.0) * bound
 
 
 def _from_provider(
