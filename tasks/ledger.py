@@ -101,6 +101,8 @@ class NewJob:
     listed: bool = True
     # An answer that is already known: the job is recorded as ended and never queued.
     result: bytes | None = None
+    # Beside the request: what another shape of the public interface has to show again.
+    surface: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,8 @@ class Ledger:
             fields += ["traceparent", job.traceparent]
         if job.result is not None:
             fields += ["result", job.result]
+        if job.surface is not None:
+            fields += ["surface", job.surface]
         reply, safe = self._call_safely(
             self._submit,
             job_id,
@@ -399,6 +403,7 @@ def _accepted(
             attempts=None,
             traceparent=job.traceparent,
             version=RECORD_VERSION,
+            surface=job.surface,
         ),
         _position(place, tenants),
     )

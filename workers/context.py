@@ -11,6 +11,7 @@ from config.catalogue import Catalogue, ProviderConfig, load_catalogue
 from config.settings import Settings, settings
 from tasks.ledger import Ledger
 from tasks.redis_client import connect
+from tasks.streams import JobStreams
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import load_embedder
 from workers.cache.policy import CachePolicy
@@ -19,6 +20,7 @@ from workers.lease import LeaseKeeper
 from workers.providers.registry import build_providers
 from workers.router.router import Router
 from workers.router.shared_state import SharedState
+from workers.stream import StreamKeeper
 
 # A worker waits longer for Redis than a client of the API would.
 REDIS_TIMEOUT_SECONDS = 5.0
@@ -34,6 +36,7 @@ class WorkerContext:
     worker: str
     ledger: Ledger
     leases: LeaseKeeper
+    streams: StreamKeeper
     cache: SemanticCache
     router: Router
 
@@ -67,6 +70,7 @@ def context() -> WorkerContext:
         worker=f"{socket.gethostname()}:{os.getpid()}",
         ledger=ledger,
         leases=LeaseKeeper(ledger, current.lease_seconds),
+        streams=StreamKeeper(JobStreams(client, current.key_prefix)),
         cache=SemanticCache(
             connect(current.cache_url, timeout=CACHE_TIMEOUT_SECONDS),
             embedder,
