@@ -14,6 +14,7 @@ from flask_limiter import RateLimitExceeded
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
+from app.openai.errors import speaks_openai, translate
 from tasks.batches import (
     BatchConflictError,
     BatchEndedError,
@@ -21,7 +22,13 @@ from tasks.batches import (
     UnknownBatchError,
 )
 from tasks.files import FileTooLargeError, UnknownFileError
-from tasks.ledger import IdempotencyConflictError, JobEndedError, QueueFullError, UnknownJobError
+from tasks.ledger import (
+    IdempotencyConflictError,
+    JobEndedError,
+    NotReplicatedError,
+    QueueFullError,
+    UnknownJobError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +76,11 @@ class Problem(Exception):
         self.headers = headers or {}
 
     def response(self) -> Response:
-        """The problem document."""
+        """The problem document, or on OpenAI's paths an error in OpenAI's shape."""
+        if speaks_openai(request.path):
+            field = self.errors[0].field if self.errors else None
+            answer = translate(self.status, self.kind, self.detail, field, self.headers)
+            return Response(*answer, content_type="application/json")
         document: dict[str, Any] = {
             "type": TYPE_BASE + self.kind,
             "title": HTTPStatus(self.status).phrase,
@@ -155,6 +166,19 @@ def register_error_handlers(app: Flask) -> None:
             headers={"Retry-After": "30"},
         ).response()
 
+    def not_replicated(error: NotReplicatedError) -> Response:
+        logger.warning(
+            "job not replicated",
+            extra={"action": "not_replicated", "job_id": error.job_id},
+        )
+        return Problem(
+            503,
+            "not-replicated",
+            "No replica of the job store has confirmed the job in time. It may run or be lost; "
+            "repeat the request with the same Idempotency-Key.",
+            headers={"Retry-After": "1"},
+        ).response()
+
     def unknown_job(_error: UnknownJobError) -> Response:
         return Problem(
             404, "unknown-job", "No such job. It may have been deleted after its retention."
@@ -213,6 +237,7 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(HTTPException, http)
     app.register_error_handler(redis.RedisError, redis_down)
     app.register_error_handler(redis.exceptions.OutOfMemoryError, redis_full)
+    app.register_error_handler(NotReplicatedError, not_replicated)
     app.register_error_handler(UnknownJobError, unknown_job)
     app.register_error_handler(JobEndedError, job_ended)
     app.register_error_handler(IdempotencyConflictError, conflict)

@@ -15,6 +15,8 @@ from tasks.batches import Batches
 from tasks.files import FileStore
 from tasks.ledger import Ledger
 from tasks.redis_client import connect
+from tasks.replication import Replication
+from tasks.streams import JobStreams
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Services:
     cache_redis: redis.Redis
     ledger: Ledger
     hub: WaitHub
+    streams: JobStreams
     catalogue: Catalogue
     batches: Batches
     files: FileStore
@@ -34,12 +37,16 @@ class Services:
 def make_services(settings: Settings) -> Services:
     """Connect to what the settings name (lazily: nothing has to be up yet)."""
     client = connect(settings.broker_url, timeout=settings.redis_timeout_seconds)
+    replication = None
+    if settings.durability == "replicated":
+        replication = Replication(settings.replication_timeout_seconds)
     return Services(
         settings=settings,
         job_redis=client,
         cache_redis=connect(settings.cache_url, timeout=settings.redis_timeout_seconds),
-        ledger=Ledger(client, settings.key_prefix),
+        ledger=Ledger(client, settings.key_prefix, replication=replication),
         hub=WaitHub(client, settings.key_prefix),
+        streams=JobStreams(client, settings.key_prefix),
         catalogue=load_catalogue(settings.models_file),
         batches=Batches(client, settings.key_prefix),
         files=FileStore(client, settings.key_prefix, settings.files_url),

@@ -15,6 +15,7 @@ from tasks.batches import Batches
 from tasks.files import FileStore
 from tasks.ledger import Ledger
 from tasks.redis_client import connect
+from tasks.streams import JobStreams
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import load_embedder
 from workers.cache.policy import CachePolicy
@@ -23,6 +24,7 @@ from workers.lease import LeaseKeeper
 from workers.providers.registry import build_providers
 from workers.router.router import Router
 from workers.router.shared_state import SharedState
+from workers.stream import StreamKeeper
 
 # A worker waits longer for Redis than a client of the API would.
 REDIS_TIMEOUT_SECONDS = 5.0
@@ -39,6 +41,7 @@ class WorkerContext:
     redis: redis.Redis
     ledger: Ledger
     leases: LeaseKeeper
+    streams: StreamKeeper
     cache: SemanticCache
     router: Router
     batches: Batches
@@ -75,6 +78,7 @@ def context() -> WorkerContext:
         worker=f"{socket.gethostname()}:{os.getpid()}",
         ledger=ledger,
         leases=LeaseKeeper(ledger, current.lease_seconds),
+        streams=StreamKeeper(JobStreams(client, current.key_prefix)),
         cache=SemanticCache(
             connect(current.cache_url, timeout=CACHE_TIMEOUT_SECONDS),
             embedder,

@@ -60,6 +60,7 @@ def run_job(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
     """
     started = time.monotonic()
     request = job.parsed_request()
+    stream = current.streams.open(job, lease) if request.stream else None
     prompt, pool = last_user_text(request), tenant_pool(job.tenant)
     hit = current.cache.get_similar_cached_response(prompt, request=request, pool=pool)
     cache_ms = _milliseconds(started)
@@ -77,7 +78,12 @@ def run_job(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
     )
     try:
         plan = current.router.route_request(request)
-        completion, attempts = current.router.call(plan, limits=limits)
+        completion, attempts = current.router.call(
+            plan,
+            limits=limits,
+            on_delta=stream.delta if stream else None,
+            on_restart=stream.restart if stream else None,
+        )
     except ProviderError as error:
         return _unanswered(job, error, left, cache_ms, _milliseconds(asked))
     provider_ms = _milliseconds(asked)

@@ -196,9 +196,7 @@ class TestAdmission:
         with pytest.raises(UnknownJobError):
             ledger.read(job_id, "blue")
 
-    def test_expired_before_it_could_run(
-        self, ledger: Ledger, redis_client: redis.Redis
-    ) -> None:
+    def test_expired_before_it_could_run(self, ledger: Ledger, redis_client: redis.Redis) -> None:
         late = submit(ledger)
         good = submit(ledger)
         redis_client.hset(ledger.key("job", late), "deadline_at", 1)
@@ -206,9 +204,7 @@ class TestAdmission:
         assert ledger.read(late, "acme").job.state is JobState.EXPIRED
 
 
-def test_every_key_expires_or_stands_on_the_list(
-    ledger: Ledger, redis_client: redis.Redis
-) -> None:
+def test_every_key_expires_or_stands_on_the_list(ledger: Ledger, redis_client: redis.Redis) -> None:
     """After all jobs have ended, only the shared structures may live for ever."""
     for number in range(5):
         submit(ledger, f"t{number}")

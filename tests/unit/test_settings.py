@@ -42,7 +42,7 @@ def test_a_bad_value_is_one_line_that_names_it(monkeypatch, name, value, says) -
 
 
 def test_a_bad_value_stops_a_process_at_once(tmp_path) -> None:
-    environment = {**os.environ, "REDIS_PORT": "abc", "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "REDIS_PORT": "abc"}
     for command in (["-m", "app.cli", "api"], ["-m", "app.cli", "beat"]):
         ended = subprocess.run(
             [sys.executable, *command],
@@ -54,10 +54,8 @@ def test_a_bad_value_stops_a_process_at_once(tmp_path) -> None:
             check=False,
         )
         assert ended.returncode == 1
-        assert ended.stderr.strip().splitlines() == [
-            "inferenceflow: bad setting: REDIS_PORT: Input should be a valid integer, "
-            "unable to parse string as an integer"
-        ]
+        (line,) = ended.stderr.strip().splitlines()
+        assert line.startswith("inferenceflow: bad setting: REDIS_PORT: Input should be a valid")
 
 
 def test_redis_url_is_built_from_its_parts() -> None:
