@@ -23,8 +23,10 @@ from app.identity import authenticate, init_identity
 from app.limits import init_limits
 from app.problems import Problem, ProblemDocument, register_error_handlers, validation_problem
 from app.routes.batch import batch_api
+from app.routes.files import files_api
 from app.routes.health import health_api, release
 from app.routes.inference import jobs_api
+from app.routes.openai_batches import batches_api
 from app.routes.openai_chat import chat_api
 from app.routes.openai_models import models_api
 from app.routes.openai_responses import responses_api
@@ -39,6 +41,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 SUBMITTING = (  # endpoints that bring work
     "jobs.submit_inference",
     "batch.submit_batch",
+    "batches.create_batch",
     "chat.create_chat_completion",
     "responses.create_response",
 )
@@ -94,6 +97,8 @@ def create_app(settings: Settings) -> API:
 
     app.register_api(jobs_api)
     app.register_api(batch_api)
+    app.register_api(files_api)
+    app.register_api(batches_api)
     app.register_api(streams_api)
     app.register_api(chat_api)
     app.register_api(responses_api)

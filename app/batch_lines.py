@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from tasks.inference import InferenceSubmission, Message, Metadata, ResponseFormat
+from app.openai.chat import ChatCompletionRequest
+from app.openai.responses import ResponseRequest
+from app.problems import Problem
+from tasks.inference import InferenceSubmission
 
 CustomID = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 # These belong to the whole batch.
 NOT_IN_A_LINE = ("stream", "priority", "deadline_seconds", "webhook_url")
+NOT_IN_A_BODY = ("stream", "background", "previous_response_id", "service_tier")
 ENDPOINTS = ("/v1/chat/completions", "/v1/responses")
 
 
@@ -41,54 +45,13 @@ def native_line(data: bytes) -> tuple[str, InferenceSubmission]:
     return line.custom_id or "", line
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid")
 
-
-class _Line(_Strict):
     custom_id: CustomID
     method: Literal["POST"]
     url: str
     body: dict[str, Any]
-
-
-class _Common(_Strict):
-    model: Annotated[str, StringConstraints(min_length=1, max_length=200)]
-    temperature: float | None = None
-    top_p: float | None = None
-    metadata: Metadata | None = None
-    user: str | None = None  # who asked is known from the token
-    n: Literal[1, None] = None
-    stream: Literal[False, None] = None
-    store: bool | None = None
-
-
-class _Chat(_Common):
-    messages: list[Message]
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    stop: str | list[str] | None = None
-    seed: int | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    response_format: ResponseFormat | None = None
-
-
-class _InputText(_Strict):
-    type: Literal["input_text"]
-    text: str
-
-
-class _InputMessage(_Strict):
-    type: Literal["message"] = "message"
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[_InputText]
-
-
-class _Response(_Common):
-    input: str | list[_InputMessage]
-    instructions: str | None = None
-    max_output_tokens: int | None = Field(default=None)
 
 
 def openai_line(endpoint: str) -> ReadLine:
@@ -97,63 +60,25 @@ def openai_line(endpoint: str) -> ReadLine:
     def read(data: bytes) -> tuple[str, InferenceSubmission]:
         line = _Line.model_validate_json(data)
         if line.url != endpoint:
-            raise LineError("url", f"must be the batch's endpoint, {endpoint}")
-        body = _chat(line.body) if endpoint == "/v1/chat/completions" else _response(line.body)
-        return line.custom_id, InferenceSubmission.model_validate(body)
+            raise LineError("url", f"must be the endpoint of the batch, {endpoint}")
+        for name in NOT_IN_A_BODY:
+            if line.body.get(name):
+                raise LineError(f"body.{name}", "is not possible in a batch")
+        try:
+            return line.custom_id, _submission(endpoint, line.body)
+        except Problem as problem:
+            field = problem.errors[0].field if problem.errors else ""
+            raise LineError(f"body.{field}".rstrip("."), problem.detail) from None
 
     return read
 
 
-def _chat(given: dict[str, Any]) -> dict[str, Any]:
-    body = _Chat.model_validate(given)
-    stop = [body.stop] if isinstance(body.stop, str) else body.stop
-    return _without_none(
-        messages=body.messages,
-        max_tokens=body.max_completion_tokens or body.max_tokens,
-        stop=stop,
-        seed=body.seed,
-        frequency_penalty=body.frequency_penalty,
-        presence_penalty=body.presence_penalty,
-        response_format=body.response_format,
-        **_common(body),
-    )
-
-
-def _response(given: dict[str, Any]) -> dict[str, Any]:
-    body = _Response.model_validate(given)
-    turns = (
-        [_InputMessage(role="user", content=body.input)]
-        if isinstance(body.input, str)
-        else (body.input)
-    )
-    messages = [
-        {
-            "role": turn.role,
-            "content": turn.content
-            if isinstance(turn.content, str)
-            else [{"type": "text", "text": part.text} for part in turn.content],
-        }
-        for turn in turns
-    ]
-    return _without_none(
-        messages=messages,
-        system=body.instructions,
-        max_tokens=body.max_output_tokens,
-        **_common(body),
-    )
-
-
-def _common(body: _Common) -> dict[str, Any]:
-    return {
-        "model_preference": body.model,
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "metadata": body.metadata,
-    }
-
-
-def _without_none(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
+def _submission(endpoint: str, body: dict[str, Any]) -> InferenceSubmission:
+    if endpoint == "/v1/chat/completions":
+        return ChatCompletionRequest.model_validate(body).submission()
+    request = ResponseRequest.model_validate(body)
+    request.check()
+    return request.submission([])
 
 
 def faults_of(error: ValidationError | LineError) -> list[tuple[str, str]]:
