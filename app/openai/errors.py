@@ -27,6 +27,7 @@ _RENAMED: dict[str, tuple[int | None, str, str | None]] = {
     "token-invalid": (None, "invalid_api_key", None),
     "rate-limited": (None, "rate_limit_exceeded", None),
     "job-ended": (400, "already_ended", None),
+    "batch-ended": (400, "already_ended", None),
 }
 
 
