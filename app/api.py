@@ -30,7 +30,9 @@ from app.routes.openai_batches import batches_api
 from app.routes.openai_chat import chat_api
 from app.routes.openai_models import models_api
 from app.routes.openai_responses import responses_api
+from app.routes.openai_webhooks import webhook_endpoints_api
 from app.routes.streams import streams_api
+from app.routes.webhooks import webhooks_api
 from app.services import make_services
 from config.logs import log_context
 from config.settings import Settings
@@ -99,6 +101,8 @@ def create_app(settings: Settings) -> API:
     app.register_api(batch_api)
     app.register_api(files_api)
     app.register_api(batches_api)
+    app.register_api(webhooks_api)
+    app.register_api(webhook_endpoints_api)
     app.register_api(streams_api)
     app.register_api(chat_api)
     app.register_api(responses_api)

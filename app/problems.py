@@ -21,6 +21,7 @@ from tasks.batches import (
     TooManyBatchesError,
     UnknownBatchError,
 )
+from tasks.deliveries import EndpointDisabledError, UnknownDeliveryError
 from tasks.files import FileTooLargeError, UnknownFileError
 from tasks.ledger import (
     IdempotencyConflictError,
@@ -29,6 +30,7 @@ from tasks.ledger import (
     QueueFullError,
     UnknownJobError,
 )
+from tasks.webhooks import TooManyEndpointsError, UnknownEndpointError
 
 logger = logging.getLogger(__name__)
 
@@ -226,6 +228,19 @@ def register_error_handlers(app: Flask) -> None:
         detail = f"The file is larger than {error.most} bytes."
         return Problem(413, "request-entity-too-large", detail).response()
 
+    def unknown_endpoint(_error: UnknownEndpointError) -> Response:
+        return Problem(404, "unknown-webhook", "No such webhook endpoint.").response()
+
+    def unknown_delivery(_error: UnknownDeliveryError) -> Response:
+        return Problem(404, "unknown-delivery", "No such delivery.").response()
+
+    def endpoint_disabled(_error: EndpointDisabledError) -> Response:
+        return Problem(409, "webhook-disabled", "Enable the endpoint first.").response()
+
+    def too_many_endpoints(_error: TooManyEndpointsError) -> Response:
+        detail = "Your tenant has as many webhook endpoints as are allowed. Delete one."
+        return Problem(409, "too-many-webhooks", detail).response()
+
     def unexpected(error: Exception) -> Response:
         logger.error("unexpected error", exc_info=error, extra={"action": "unexpected_error"})
         return Problem(
@@ -248,4 +263,8 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(TooManyBatchesError, too_many_batches)
     app.register_error_handler(UnknownFileError, unknown_file)
     app.register_error_handler(FileTooLargeError, file_too_large)
+    app.register_error_handler(UnknownEndpointError, unknown_endpoint)
+    app.register_error_handler(UnknownDeliveryError, unknown_delivery)
+    app.register_error_handler(EndpointDisabledError, endpoint_disabled)
+    app.register_error_handler(TooManyEndpointsError, too_many_endpoints)
     app.register_error_handler(Exception, unexpected)

@@ -12,11 +12,14 @@ from app.waiting import WaitHub
 from config.catalogue import Catalogue, load_catalogue
 from config.settings import Settings
 from tasks.batches import Batches
+from tasks.deliveries import Deliveries
+from tasks.egress import AllowList
 from tasks.files import FileStore
 from tasks.ledger import Ledger
 from tasks.redis_client import connect
 from tasks.replication import Replication
 from tasks.streams import JobStreams
+from tasks.webhooks import Webhooks
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class Services:
     catalogue: Catalogue
     batches: Batches
     files: FileStore
+    webhooks: Webhooks
+    deliveries: Deliveries
+    egress: AllowList
 
 
 def make_services(settings: Settings) -> Services:
@@ -50,6 +56,9 @@ def make_services(settings: Settings) -> Services:
         catalogue=load_catalogue(settings.models_file),
         batches=Batches(client, settings.key_prefix),
         files=FileStore(client, settings.key_prefix, settings.files_url),
+        webhooks=Webhooks(client, settings.key_prefix),
+        deliveries=Deliveries(client, settings.key_prefix),
+        egress=AllowList(settings.webhook_allow_hosts),
     )
 
 

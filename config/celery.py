@@ -17,7 +17,8 @@ QUEUE_WEIGHTS = {"inference.high": 6, "inference.normal": 3, "inference.low": 1}
 INFERENCE_QUEUES = tuple(QUEUE_WEIGHTS)
 SYSTEM_QUEUE = "system"  # the reconciler and other housekeeping, on a worker of its own
 CONTROL_QUEUE = "control"  # small questions of the API that only a worker can answer
-ALL_QUEUES = (*INFERENCE_QUEUES, CONTROL_QUEUE, SYSTEM_QUEUE)
+WEBHOOK_QUEUE = "webhooks"  # deliveries, on a worker of their own: receivers may be slow
+ALL_QUEUES = (*INFERENCE_QUEUES, CONTROL_QUEUE, SYSTEM_QUEUE, WEBHOOK_QUEUE)
 
 VISIBILITY_TIMEOUT = 900  # seconds; longer than the longest run of a task
 
@@ -100,7 +101,11 @@ def celery_config(settings: Settings) -> dict[str, Any]:
             Queue(name, Exchange(name, type="direct"), routing_key=name) for name in ALL_QUEUES
         ],
         "task_routes": {
-            name: {"queue": SYSTEM_QUEUE} for name in ("ledger.*", "batch.*", "files.*")
+            "webhooks.deliver": {"queue": WEBHOOK_QUEUE},
+            **{
+                name: {"queue": SYSTEM_QUEUE}
+                for name in ("ledger.*", "batch.*", "files.*", "webhooks.*")
+            },
         },
         "task_default_queue": "inference.normal",
         "task_default_exchange": "inference.normal",

@@ -164,6 +164,27 @@ class Settings(BaseSettings):
         description="A tenant's open jobs up to which its batches put more lines into the queue.",
     )
 
+    # --- Webhooks --------------------------------------------------------------------------
+    webhook_allow_hosts: Annotated[list[str], NoDecode, BeforeValidator(_comma_separated)] = Field(
+        default_factory=list,
+        description="Internal receivers: host names, addresses or CIDR ranges, comma separated.",
+    )
+    webhook_timeout_seconds: float = Field(
+        default=15.0, gt=0, le=60, description="For one delivery, all in all."
+    )
+    webhook_concurrency: int = Field(
+        default=64, ge=1, le=1_024, description="Deliveries a webhook process makes at once."
+    )
+    webhook_endpoint_concurrency: int = Field(
+        default=4, ge=1, le=100, description="Deliveries to one endpoint at once."
+    )
+    webhook_tenant_concurrency: int = Field(
+        default=16, ge=1, le=1_024, description="Deliveries of one tenant at once."
+    )
+    webhook_disable_seconds: int = Field(
+        default=259_200, ge=1, description="An endpoint that failed for so long is disabled."
+    )
+
     # --- Cache -----------------------------------------------------------------------------
     cache_enabled: bool = True
     cache_ttl: int = Field(default=86_400, ge=1, le=31_536_000, description="Seconds.")

@@ -103,6 +103,7 @@ class NewJob:
     result: bytes | None = None
     # Beside the request: what another shape of the public interface has to show again.
     surface: bytes | None = None
+    webhook_url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,8 @@ class Ledger:
             fields += ["result", job.result]
         if job.surface is not None:
             fields += ["surface", job.surface]
+        if job.webhook_url:
+            fields += ["webhook_url", job.webhook_url]
         reply, safe = self._call_safely(
             self._submit,
             job_id,

@@ -11,11 +11,12 @@ from kombu.serialization import dumps as serialize
 from kombu.transport.virtual.base import Base64
 from kombu.utils.json import dumps
 
-from config.celery import SYSTEM_QUEUE
+from config.celery import SYSTEM_QUEUE, WEBHOOK_QUEUE
 from tasks.celery_app import celery_app
 
 RUN_TASK = "inference.run"
 CLOSE_BATCH_TASK = "batch.close"
+DELIVER_TASK = "webhooks.deliver"
 
 
 def run_message() -> bytes:
@@ -26,6 +27,11 @@ def run_message() -> bytes:
 def close_batch_message() -> bytes:
     """The completion callback of a batch, with its id, which is the task's, left to fill in."""
     return _message(CLOSE_BATCH_TASK, SYSTEM_QUEUE)
+
+
+def deliver_message() -> bytes:
+    """The hint that a webhook is to be delivered, with @ID@ left to fill in."""
+    return _message(DELIVER_TASK, WEBHOOK_QUEUE)
 
 
 def _message(task: str, queue: str) -> bytes:

@@ -12,7 +12,7 @@ from celery import Task
 
 from tasks.celery_app import celery_app
 from tasks.inference import Priority
-from tasks.messages import CLOSE_BATCH_TASK, RUN_TASK
+from tasks.messages import CLOSE_BATCH_TASK, DELIVER_TASK, RUN_TASK
 
 
 @celery_app.task(name=RUN_TASK, bind=True)
@@ -63,9 +63,26 @@ def purge_files() -> None:
     purge()
 
 
+@celery_app.task(name=DELIVER_TASK)
+def deliver_webhooks() -> None:
+    """Deliver what is due, until nothing is."""
+    from workers.webhooks.deliver import deliver_due
+
+    deliver_due()
+
+
+@celery_app.task(name="webhooks.tick", expires=10)
+def tick_webhooks() -> None:
+    """Note what has happened for those who want to know, and wake the deliverers."""
+    from workers.webhooks.fan_out import tick
+
+    tick()
+
+
 BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "sweep": {"task": "ledger.sweep", "schedule": 1.0},
     "batches": {"task": "batch.tick", "schedule": 1.0},
+    "webhooks": {"task": "webhooks.tick", "schedule": 1.0},
     "files": {"task": "files.purge", "schedule": 60.0},
 }
 celery_app.conf.beat_schedule = BEAT_SCHEDULE

@@ -16,6 +16,7 @@ PATHS = (
     "/v1/files",
     "/v1/batches",
     "/v1/webhook_endpoints",
+    "/v1/webhook_event_types",
 )
 
 # Our problem types that have a name of their own at OpenAI: status, code, parameter at fault.

@@ -23,7 +23,7 @@ from app.documents import Parameters, problems
 from app.identity import Caller, caller
 from app.problems import Problem
 from app.services import Services, services
-from app.submission import idempotency
+from app.submission import check_webhook_url, idempotency
 from tasks.batch_results import line_results
 from tasks.batches import Batch, NewBatch
 from tasks.files import CHUNK_BYTES, pieces
@@ -176,6 +176,7 @@ def accept_batch(
 ) -> tuple[str, bool]:
     """Check and store the lines, create the batch. Returns its id and whether it is new."""
     window = window_seconds(options.completion_window)
+    check_webhook_url(current, options.webhook_url, resolve=True)
     keep = current.settings.file_retention_seconds
     try:
         intake = take_lines(current, who, lines, native_line, window + keep)

@@ -91,9 +91,7 @@ def test_equal_lines_share_one_provider_call(batch_stack: RealStack) -> None:
     assert view["counts"]["succeeded"] == 50
     found = results(batch_stack, session, batch_id)
     assert len({one["job_id"] for one in found}) == 2
-    assert [one["response"]["metadata"] for one in found[:45]] == [
-        {"n": str(n)} for n in range(45)
-    ]
+    assert [one["response"]["metadata"] for one in found[:45]] == [{"n": str(n)} for n in range(45)]
     assert batch_stack.provider_calls()["count"] - before == 2
 
 
