@@ -42,7 +42,7 @@ class Posted:
     latency_ms: int
 
 
-class GuardedAdapter(IPFilterAdapter):  # type: ignore[misc] - the library is not typed
+class GuardedAdapter(IPFilterAdapter):  # type: ignore[misc]  # the library is not typed
     """Connects to public addresses and to those on the allow-list."""
 
     def __init__(self, allowed: AllowList, *, https: bool) -> None:
