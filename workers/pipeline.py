@@ -231,7 +231,7 @@ def _from_cache(
         cost=0.0,
         saved=hit.saved_cost,
         cache_hit=True,
-        cache=hit.as_response_field(),
+        cache={**hit.as_response_field(), "entry": hit.fingerprint},
         request_id=job.request_id,
         created_at=datetime.now(UTC),
         metadata=request.metadata,
