@@ -376,7 +376,7 @@ class SemanticCache:
     ) -> bool:
         """A user says that the answer served was wrong: remove it, never serve the pair again.
 
-        `served` is the fingerprint of the entry that was served. False when `pool` has no such entry.
+        `served` is the fingerprint of the entry that was served; False if `pool` has no such one.
         """
         lookup = self.read(request, pool=pool, revision=revision)
         entry = self.exact.get(served, pool)
