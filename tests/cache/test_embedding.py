@@ -69,7 +69,7 @@ def test_int8_agrees_with_sentence_transformers():
     assert reference.width == ours.width == 384
     assert reference.count_tokens(TEXTS[0]) == ours.count_tokens(TEXTS[0])
     cosines = (reference.embed(TEXTS) * ours.embed(TEXTS)).sum(axis=1)
-    assert cosines.min() > 0.98
+    assert cosines.min() > 0.97
 
 
 class Slow:

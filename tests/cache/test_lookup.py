@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tasks.exact_cache import Answer
 from tasks.fingerprint import Scope, shared_pool, tenant_pool
 from tasks.inference import InferenceRequest, InferenceSubmission, Message
-from workers.cache.cache import Lookup, SemanticCache
+from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder
+from workers.cache.hit import Lookup
 from workers.cache.policy import CachePolicy, plan
 from workers.cache.semantic import partition_of
 from workers.cache.verifier import Verdict, Verifier

@@ -7,8 +7,9 @@ import redis
 
 from tasks.exact_cache import Answer
 from tasks.fingerprint import tenant_pool
-from workers.cache.cache import CacheHit, SemanticCache
+from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder
+from workers.cache.hit import CacheHit
 from workers.cache.shadow import ShadowJudge, ShadowPolicy, same_answer
 
 POOL = tenant_pool("")
