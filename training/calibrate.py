@@ -28,8 +28,8 @@ def main() -> None:
     embedder = OnnxEmbedder()
     verifier = OnnxVerifier(arguments.verifier) if arguments.verifier else OnnxVerifier()
     sets = {
-        "calibrate": random.Random(5).sample(read_labelled(arguments.pairs, "calibrate"), 4000),
-        "development": development_pairs(2000),
+        "calibrate": random.Random(5).sample(read_labelled(arguments.pairs, "calibrate"), 3000),
+        "development": development_pairs(1200),
     }
     for name, pairs in sets.items():
         first = embedder.embed([pair.a for pair in pairs])
