@@ -17,7 +17,6 @@ from tasks.redis_client import connect
 from tasks.replication import Replication
 from tasks.streams import JobStreams
 
-
 CONTROL_SECONDS = 8.0  # that a worker has for an answer
 
 

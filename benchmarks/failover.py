@@ -23,11 +23,11 @@ from dataclasses import dataclass
 
 from config.catalogue import Catalogue, ProviderConfig
 from tasks.inference import InferenceSubmission
+from tasks.redis_client import connect
 from tests.fakes.provider import FakeProvider
 from tests.redis_server import redis_server
 from workers.providers.base import CallLimits
 from workers.providers.registry import build_providers
-from workers.redis_client import quick_redis
 from workers.router import BreakerPolicy, Router, SharedState
 
 HEALTHY_SECONDS = 0.05
@@ -77,7 +77,7 @@ def router(urls: dict[str, str], redis_url: str, policy: BreakerPolicy) -> Route
     return Router(
         book,
         build_providers(book, {name: ProviderConfig() for name in urls}),
-        SharedState(quick_redis(redis_url), policy),
+        SharedState(connect(redis_url), policy),
     )
 
 

@@ -15,7 +15,7 @@ from tasks.exact_cache import Answer
 from tasks.fingerprint import last_user_text, tenant_pool
 from tasks.inference import Attempt, InferenceRequest, InferenceResponse, Usage
 from tasks.jobs import Job, JobState
-from workers.cache.cache import CacheHit
+from workers.cache.hit import CacheHit
 from workers.context import WorkerContext
 from workers.lease import Lease
 from workers.providers.base import CallLimits, Completion

@@ -9,11 +9,11 @@ import pytest
 import redis
 
 from config.catalogue import ProviderConfig
+from tasks.redis_client import connect
 from tests.fakes.provider import FakeProvider
 from tests.redis_server import redis_server
 from tests.router.house import NAMES, House, catalogue
 from workers.providers.registry import build_providers
-from workers.redis_client import quick_redis
 from workers.router import BreakerPolicy, RetryPolicy, Router
 from workers.router.local_state import LocalState
 
@@ -26,7 +26,7 @@ def router_redis_url() -> Iterator[str]:
 
 @pytest.fixture
 def router_redis(router_redis_url: str) -> Iterator[redis.Redis]:
-    with quick_redis(router_redis_url, 5) as client:
+    with connect(router_redis_url, timeout=5) as client:
         yield client
 
 
