@@ -217,19 +217,20 @@ class Chaos:
             if all(state in ENDED for state in states):
                 break
             PAUSE.wait(0.5)
+        final = {job_id: self._state(job_id) for job_id in self.accepted}
         name = f"{self.stack.settings.key_prefix}ended"
         ends = Counter(
             fields[b"job"].decode() for _, fields in self.stack.redis.xrange(name, "-", "+")
         )
-        lost = [i for i in self.accepted if self._state(i) not in ENDED]
-        odd = [i for i in self.accepted if ends[i] != 1 and i not in lost]
+        lost = [i for i, state in final.items() if state not in ENDED]
+        odd = [i for i, state in final.items() if state in ENDED and ends[i] != 1]
         calls = self.stack.provider_calls()["count"]
         recovery = sorted(self.recovery)
         return {
             "accepted": len(self.accepted),
             "lost": len(lost),
             "effects_other_than_one": len(odd),
-            "states": dict(Counter(self._state(i) for i in self.accepted)),
+            "states": dict(Counter(final.values())),
             "faults": dict(self.faults),
             "provider_calls_since_its_last_start": calls,
             "recovery_seconds": {
