@@ -24,6 +24,10 @@ from app.limits import init_limits
 from app.problems import Problem, ProblemDocument, register_error_handlers, validation_problem
 from app.routes.health import health_api, release
 from app.routes.inference import jobs_api
+from app.routes.openai_chat import chat_api
+from app.routes.openai_models import models_api
+from app.routes.openai_responses import responses_api
+from app.routes.streams import streams_api
 from app.services import make_services
 from config.logs import log_context
 from config.settings import Settings
@@ -31,7 +35,11 @@ from config.settings import Settings
 logger = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
-SUBMITTING = ("jobs.submit_inference",)  # endpoints that bring work
+SUBMITTING = (  # endpoints that bring work
+    "jobs.submit_inference",
+    "chat.create_chat_completion",
+    "responses.create_response",
+)
 PUBLIC = ("/v1/health", "/docs", "/openapi.json")
 
 
@@ -83,6 +91,10 @@ def create_app(settings: Settings) -> API:
     register_error_handlers(app)
 
     app.register_api(jobs_api)
+    app.register_api(streams_api)
+    app.register_api(chat_api)
+    app.register_api(responses_api)
+    app.register_api(models_api)
     app.register_api(health_api)
     init_limits(app, settings, current.job_redis, SUBMITTING)
     app.components_schemas["Problem"] = Schema(**ProblemDocument.model_json_schema())

@@ -52,7 +52,10 @@ def _tell(limiter: Limiter, response: Response) -> Response:
     limit = limiter.current_limit
     if limit is None:
         return response
-    seconds = max(0, round(limit.reset_at - time.time()))
+    try:
+        seconds = max(0, round(limit.reset_at - time.time()))
+    except redis.RedisError:
+        return response  # the request was counted; only the telling failed
     quota, window = limit.limit.amount, limit.limit.get_expiry()
     response.headers["X-RateLimit-Limit"] = str(quota)
     response.headers["X-RateLimit-Remaining"] = str(limit.remaining)

@@ -14,6 +14,7 @@ from flask_limiter import RateLimitExceeded
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
+from app.openai.errors import speaks_openai, translate
 from tasks.ledger import (
     IdempotencyConflictError,
     JobEndedError,
@@ -68,7 +69,11 @@ class Problem(Exception):
         self.headers = headers or {}
 
     def response(self) -> Response:
-        """The problem document."""
+        """The problem document, or on OpenAI's paths an error in OpenAI's shape."""
+        if speaks_openai(request.path):
+            field = self.errors[0].field if self.errors else None
+            answer = translate(self.status, self.kind, self.detail, field, self.headers)
+            return Response(*answer, content_type="application/json")
         document: dict[str, Any] = {
             "type": TYPE_BASE + self.kind,
             "title": HTTPStatus(self.status).phrase,

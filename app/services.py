@@ -14,6 +14,7 @@ from config.settings import Settings
 from tasks.ledger import Ledger
 from tasks.redis_client import connect
 from tasks.replication import Replication
+from tasks.streams import JobStreams
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Services:
     cache_redis: redis.Redis
     ledger: Ledger
     hub: WaitHub
+    streams: JobStreams
     catalogue: Catalogue
 
 
@@ -40,6 +42,7 @@ def make_services(settings: Settings) -> Services:
         cache_redis=connect(settings.cache_url, timeout=settings.redis_timeout_seconds),
         ledger=Ledger(client, settings.key_prefix, replication=replication),
         hub=WaitHub(client, settings.key_prefix),
+        streams=JobStreams(client, settings.key_prefix),
         catalogue=load_catalogue(settings.models_file),
     )
 

@@ -12,11 +12,12 @@ from app.identity import Caller
 from app.problems import FieldFault, Problem
 from app.services import Services
 from config.catalogue import AUTO, Catalogue
-from tasks.fingerprint import fingerprint
+from tasks.fingerprint import fingerprint, last_user_text, scope_of, tenant_pool
 from tasks.inference import InferenceRequest, InferenceSubmission
-from tasks.ledger import Limits, NewJob, new_job_id
+from tasks.ledger import Idempotency, Limits, NewJob, Snapshot, new_job_id
 
 MAX_IDEMPOTENCY_KEY = 255
+RETRY_SECONDS = 3600  # a client library may wait ten minutes for each of a few tries
 CHARS_PER_TOKEN = 4  # a rough estimate is enough to count arriving work
 DEFAULT_OUTPUT_TOKENS = 256
 
@@ -39,12 +40,14 @@ def check_model(catalogue: Catalogue, preference: str) -> None:
         ) from None
 
 
-def idempotency_key(caller: Caller, body: bytes) -> str:
-    """What makes a repeated request the same job: the client's key, or a marked retry.
+def idempotency(caller: Caller, body: bytes) -> Idempotency:
+    """The client's Idempotency-Key, or a retry that the client marked as one.
 
-    OpenAI's client libraries send no key but count their retries: the same body of the same
-    user is then the same request. Raises Problem 400 for a bad key.
+    OpenAI's client libraries send no key but count their retries from 0: a retry is the same
+    request as the latest with the same body, while a first try is always a new one. Raises
+    Problem 400 for a bad key.
     """
+    body_hash = hashlib.sha256(request.path.encode() + body).hexdigest()
     key = request.headers.get("Idempotency-Key", "")
     if key:
         if len(key) > MAX_IDEMPOTENCY_KEY or not key.isprintable():
@@ -53,10 +56,13 @@ def idempotency_key(caller: Caller, body: bytes) -> str:
                 "bad-idempotency-key",
                 f"Idempotency-Key must be 1 to {MAX_IDEMPOTENCY_KEY} printable characters.",
             )
-        return f"{caller.user}:key:{key}"
-    if "X-Stainless-Retry-Count" in request.headers:
-        return f"{caller.user}:retry:{hashlib.sha256(request.path.encode() + body).hexdigest()}"
-    return ""
+        return Idempotency(f"{caller.user}:key:{key}", body_hash)
+    retries = request.headers.get("X-Stainless-Retry-Count")
+    if retries is None:
+        return Idempotency()
+    return Idempotency(
+        f"{caller.user}:retry:{body_hash}", body_hash, RETRY_SECONDS, repeated=retries != "0"
+    )
 
 
 def submit(
@@ -67,8 +73,12 @@ def submit(
     body: bytes,
     channel: str = "",
     job_id: str | None = None,
-) -> tuple[str, bool]:
-    """Accept a submission; returns the job id and whether the job is new.
+    surface: bytes | None = None,
+    retention_seconds: int | None = None,
+) -> tuple[Snapshot, bool]:
+    """Accept a submission; returns the job and whether it is new.
+
+    `surface`: what to keep with the job beside the request, to show it in another shape.
 
     Raises Problem, IdempotencyConflictError, QueueFullError, redis.RedisError.
     """
@@ -79,6 +89,7 @@ def submit(
         user_id=caller.user,
         created_at=datetime.now(UTC),
     )
+    scope = scope_of(submission, pool=tenant_pool(caller.tenant))
     deadline = submission.deadline_seconds or settings.default_deadline_seconds
     prompt_chars = len(submission.prompt or "") + sum(
         len(message.text) for message in submission.messages or ()
@@ -89,18 +100,50 @@ def submit(
             user=caller.user,
             lane=submission.priority,
             request=asked.model_dump_json(exclude_defaults=True).encode(),
-            fingerprint=fingerprint(caller.tenant, submission),
+            fingerprint=fingerprint(scope, last_user_text(submission)),
             request_id=g.request_id,
             deadline_seconds=deadline,
-            retention_seconds=settings.job_retention_seconds,
+            retention_seconds=retention_seconds or settings.job_retention_seconds,
             max_attempts=settings.max_attempts,
             estimated_tokens=prompt_chars // CHARS_PER_TOKEN
             + (submission.max_tokens or DEFAULT_OUTPUT_TOKENS),
             traceparent=request.headers.get("traceparent"),
-            idempotency_key=idempotency_key(caller, body),
-            body_hash=hashlib.sha256(request.path.encode() + body).hexdigest(),
+            idempotency=idempotency(caller, body),
+            surface=surface,
         ),
         limits=Limits(settings.max_queue_depth, settings.max_tenant_queue_depth),
         channel=channel,
         job_id=job_id or new_job_id(),
     )
+
+
+def submit_and_wait(
+    services: Services,
+    caller: Caller,
+    submission: InferenceSubmission,
+    *,
+    body: bytes,
+    seconds: float,
+    surface: bytes | None = None,
+    retention_seconds: int | None = None,
+) -> tuple[Snapshot, bool]:
+    """As `submit`; returns the job as it ended, or as it stands after `seconds`."""
+    hub, job_id = services.hub, new_job_id()
+    with hub.watching(job_id) as event:
+        snapshot, created = submit(
+            services,
+            caller,
+            submission,
+            body=body,
+            channel=hub.channel,
+            job_id=job_id,
+            surface=surface,
+            retention_seconds=retention_seconds,
+        )
+        if created:
+            return hub.wait(
+                services.ledger, job_id, caller.tenant, seconds, event, registered=True
+            ), True
+    job_id = snapshot.job.id
+    with hub.watching(job_id) as event:
+        return hub.wait(services.ledger, job_id, caller.tenant, seconds, event), False

@@ -91,5 +91,12 @@ def configure_logging(settings: Settings) -> None:
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
     # One line a task says nothing that the job's own lines do not.
-    for name in ("celery.worker.strategy", "celery.app.trace", "httpx", "redisvl", "urllib3"):
+    for name in (
+        "celery.worker.strategy",
+        "celery.app.trace",
+        "celery.beat",
+        "httpx",
+        "redisvl",
+        "urllib3",
+    ):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(default=4_000_000, ge=1_000, le=200_000_000)
     max_wait_seconds: float = Field(default=60, ge=1, le=600, description="Longest `wait`.")
+    openai_wait_seconds: float = Field(
+        default=600, ge=1, le=3600, description="Longest wait of a whole chat completion."
+    )
     jwt_secret_key: JWTSecret | None = Field(
         default=None, description="Signs and verifies tokens (HS256)."
     )
@@ -144,6 +147,7 @@ class Settings(BaseSettings):
     # --- Cache -----------------------------------------------------------------------------
     cache_enabled: bool = True
     cache_ttl: int = Field(default=86_400, ge=1, le=31_536_000, description="Seconds.")
+    cache_max_bytes: int = Field(default=536_870_912, ge=1_000_000, description="Of answers.")
     similarity_threshold: float = Field(default=0.85, ge=0.5, le=1.0)
     embedding_model: str = Field(
         default="all-MiniLM-L6-v2", description="A sentence-transformers name or folder."

@@ -6,7 +6,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 MAX_PROMPT_CHARS = 400_000
 MAX_MESSAGES = 1_000
@@ -27,7 +34,15 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
-Text = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARS)]
+def _no_null(text: str) -> str:
+    # Providers refuse it or cut the text there, and databases cannot keep it.
+    if "\x00" in text:
+        raise ValueError("must not contain the null character (U+0000)")
+    return text
+
+
+Clean = Annotated[str, AfterValidator(_no_null)]
+Text = Annotated[Clean, StringConstraints(max_length=MAX_PROMPT_CHARS)]
 
 
 class TextPart(_Strict):
@@ -112,7 +127,7 @@ class GenerationParams(_Strict):
     max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    stop: list[Annotated[str, StringConstraints(min_length=1, max_length=200)]] | None = Field(
+    stop: list[Annotated[Clean, StringConstraints(min_length=1, max_length=200)]] | None = Field(
         default=None, min_length=1, max_length=4
     )
     seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
@@ -123,8 +138,8 @@ class GenerationParams(_Strict):
 
 Metadata = Annotated[
     dict[
-        Annotated[str, StringConstraints(min_length=1, max_length=64)],
-        Annotated[str, StringConstraints(max_length=512)],
+        Annotated[Clean, StringConstraints(min_length=1, max_length=64)],
+        Annotated[Clean, StringConstraints(max_length=512)],
     ],
     Field(max_length=MAX_METADATA_PAIRS),
 ]
@@ -133,8 +148,8 @@ Metadata = Annotated[
 class InferenceSubmission(GenerationParams):
     """The body of a submission: one prompt, or a conversation."""
 
-    prompt: Annotated[str, StringConstraints(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = (
-        Field(default=None, description="A single user message; give this or `messages`.")
+    prompt: Annotated[Text, StringConstraints(min_length=1)] | None = Field(
+        default=None, description="A single user message; give this or `messages`."
     )
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     system: Text | None = Field(default=None, description="Put before the conversation.")

@@ -73,6 +73,16 @@ class JobEndedError(LedgerError):
 
 
 @dataclass(frozen=True)
+class Idempotency:
+    """What makes a repeated request the same job."""
+
+    key: str = ""  # unique within the tenant; empty: every request is a new job
+    body_hash: str = ""  # of what must not differ under one key
+    seconds: int = IDEMPOTENCY_SECONDS  # how long the key is remembered
+    repeated: bool = True  # False: surely a first try, which takes the key over
+
+
+@dataclass(frozen=True)
 class NewJob:
     """What `submit` needs to know."""
 
@@ -87,11 +97,12 @@ class NewJob:
     max_attempts: int
     estimated_tokens: int = 0
     traceparent: str | None = None
-    idempotency_key: str = ""
-    body_hash: str = ""
+    idempotency: Idempotency = Idempotency()
     listed: bool = True
     # An answer that is already known: the job is recorded as ended and never queued.
     result: bytes | None = None
+    # Beside the request: what another shape of the public interface has to show again.
+    surface: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -174,8 +185,8 @@ class Ledger:
 
     def submit(
         self, job: NewJob, *, limits: Limits, channel: str = "", job_id: str | None = None
-    ) -> tuple[str, bool]:
-        """Accept a job. Returns its id and whether it is new (False: replayed by its key).
+    ) -> tuple[Snapshot, bool]:
+        """Accept a job. Returns it and whether it is new (False: replayed by its key).
 
         `channel` is told when the job moves. Raises IdempotencyConflictError, QueueFullError,
         NotReplicatedError (only with `replication`), redis.OutOfMemoryError when Redis is full,
@@ -197,15 +208,17 @@ class Ledger:
             fields += ["traceparent", job.traceparent]
         if job.result is not None:
             fields += ["result", job.result]
+        if job.surface is not None:
+            fields += ["surface", job.surface]
         reply, safe = self._call_safely(
             self._submit,
             job_id,
             job.tenant,
             job.lane.value,
             round(job.deadline_seconds * 1000),
-            job.idempotency_key,
-            job.body_hash,
-            IDEMPOTENCY_SECONDS,
+            job.idempotency.key,
+            job.idempotency.body_hash,
+            job.idempotency.seconds,
             limits.waiting,
             limits.open_per_tenant,
             channel,
@@ -215,6 +228,7 @@ class Ledger:
             JobState.SUCCEEDED.value if job.result is not None else "",
             "1" if job.listed else "",
             retention_ms + LONGEST_DEADLINE_MS,
+            "1" if job.idempotency.repeated else "",
             *fields,
         )
         outcome = reply[0].decode()
@@ -223,8 +237,10 @@ class Ledger:
         if outcome == "full":
             raise QueueFullError(reply[1].decode(), int(reply[2]))
         if not safe:
-            raise NotReplicatedError(reply[1].decode())
-        return reply[1].decode(), outcome == "created"
+            raise NotReplicatedError(reply[1].decode() if outcome == "exists" else job_id)
+        if outcome == "exists":
+            return self.read(reply[1].decode(), job.tenant, channel=channel), False
+        return _accepted(job, job_id, *map(int, reply[1:])), True
 
     def claim(self, lane: Priority, worker: str, lease_seconds: float) -> Job | None:
         """Take the lane's next job, tenants in turn; None when nothing is ready."""
@@ -296,8 +312,7 @@ class Ledger:
         fields = _pairs(record)
         if fields.get(b"tenant") != tenant.encode():
             raise UnknownJobError(UnknownJobError.__doc__)
-        position = None if place < 0 else place * max(tenants, 1) + 1
-        return Snapshot(Job.from_record(fields), position)
+        return Snapshot(Job.from_record(fields), _position(place, tenants))
 
     def page(
         self, tenant: str, *, before: tuple[int, str] | None = None, limit: int = 20
@@ -348,6 +363,50 @@ class Ledger:
     def sweep(self, *, most: int = 1000, age_low_seconds: float = 300.0) -> Sweep:
         """One step of the reconciler. `most` bounds the jobs it looks at."""
         return Sweep(*self._call(self._sweep, most, round(age_low_seconds * 1000)))
+
+
+def _position(place: int, tenants: int) -> int | None:
+    """The place of a job in its lane, of which its tenant gets every `tenants`-th turn."""
+    return None if place < 0 else place * max(tenants, 1) + 1
+
+
+def _accepted(
+    job: NewJob, job_id: str, created_at: int, deadline_at: int, place: int, tenants: int
+) -> Snapshot:
+    """A job as it was just written; saves reading it back."""
+    ended = job.result is not None
+    return Snapshot(
+        Job(
+            id=job_id,
+            tenant=job.tenant,
+            user=job.user,
+            lane=job.lane,
+            state=JobState.SUCCEEDED if ended else JobState.QUEUED,
+            request=job.request,
+            fingerprint=job.fingerprint,
+            request_id=job.request_id,
+            created_at=created_at,
+            deadline_at=deadline_at,
+            fence=0,
+            attempt=0,
+            max_attempts=job.max_attempts,
+            started_at=None,
+            finished_at=created_at if ended else None,
+            not_before=None,
+            worker=None,
+            queued_ms=0,
+            cache_ms=0,
+            provider_ms=0,
+            total_ms=0 if ended else None,
+            result=job.result,
+            error=None,
+            attempts=None,
+            traceparent=job.traceparent,
+            version=RECORD_VERSION,
+            surface=job.surface,
+        ),
+        _position(place, tenants),
+    )
 
 
 def _outcome(

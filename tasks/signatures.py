@@ -10,7 +10,6 @@ from typing import Any
 
 from celery import Task
 
-from config.celery import SYSTEM_QUEUE
 from tasks.celery_app import celery_app
 from tasks.inference import Priority
 from tasks.messages import RUN_TASK
@@ -24,7 +23,7 @@ def run(self: Task) -> None:
     run_next(Priority(self.request.delivery_info["routing_key"].removeprefix("inference.")))
 
 
-@celery_app.task(name="ledger.sweep", queue=SYSTEM_QUEUE, expires=10)
+@celery_app.task(name="ledger.sweep", expires=10)
 def sweep() -> None:
     """One step of the reconciler."""
     from workers.reconciler import sweep_once
@@ -33,6 +32,6 @@ def sweep() -> None:
 
 
 BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
-    "sweep": {"task": "ledger.sweep", "schedule": 1.0, "options": {"queue": SYSTEM_QUEUE}},
+    "sweep": {"task": "ledger.sweep", "schedule": 1.0},
 }
 celery_app.conf.beat_schedule = BEAT_SCHEDULE

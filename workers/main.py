@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from celery.signals import heartbeat_sent, worker_ready
+from celery.signals import heartbeat_sent, worker_init, worker_ready
 
 from config.settings import settings
 from tasks.celery_app import celery_app
@@ -16,3 +16,11 @@ def _show_life(**_: object) -> None:
     """Touch the heartbeat file from the worker's own loop: it stays old when the loop hangs."""
     if (path := settings().heartbeat_file) is not None:
         path.touch()
+
+
+@worker_init.connect
+def _warm_up(**_: object) -> None:
+    """Load models and catalogue before the first job, which would otherwise wait for them."""
+    from workers.context import context
+
+    context()

@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 
 import orjson
 
-from tasks.inference import Attempt, InferenceRequest, InferenceResponse
+from tasks.exact_cache import Answer
+from tasks.fingerprint import last_user_text, tenant_pool
+from tasks.inference import Attempt, InferenceRequest, InferenceResponse, Usage
 from tasks.jobs import Job, JobState
 from workers.cache.cache import CacheHit
 from workers.context import WorkerContext
@@ -58,13 +60,9 @@ def run_job(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
     """
     started = time.monotonic()
     request = job.parsed_request()
-    hit = current.cache.get_similar_cached_response(
-        request.conversation()[-1].text,
-        request.cache.threshold or current.settings.similarity_threshold,
-        request=request,
-        tenant=job.tenant,
-        fingerprint=job.fingerprint,
-    )
+    stream = current.streams.open(job, lease) if request.stream else None
+    prompt, pool = last_user_text(request), tenant_pool(job.tenant)
+    hit = current.cache.get_similar_cached_response(prompt, request=request, pool=pool)
     cache_ms = _milliseconds(started)
     if hit is not None:
         response = _from_cache(job, request, hit, started)
@@ -80,17 +78,18 @@ def run_job(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
     )
     try:
         plan = current.router.route_request(request)
-        completion, attempts = current.router.call(plan, limits=limits)
+        completion, attempts = current.router.call(
+            plan,
+            limits=limits,
+            on_delta=stream.delta if stream else None,
+            on_restart=stream.restart if stream else None,
+        )
     except ProviderError as error:
         return _unanswered(job, error, left, cache_ms, _milliseconds(asked))
     provider_ms = _milliseconds(asked)
     response = _from_provider(job, request, completion, plan.notice, started)
     current.cache.cache_response(
-        request.conversation()[-1].text,
-        response,
-        request=request,
-        tenant=job.tenant,
-        fingerprint=job.fingerprint,
+        prompt, _answer(completion, provider_ms / 1000), request=request, pool=pool
     )
     return Ended(
         JobState.SUCCEEDED,
@@ -122,9 +121,7 @@ def _unanswered(
     else:
         delay, counts = max(error.retry_after or 0.0, _backoff(job)), True
     later = isinstance(error, NoCapacity | Cancelled) or (
-        isinstance(error, AllProvidersFailed)
-        and error.retryable
-        and job.attempt < job.max_attempts
+        isinstance(error, AllProvidersFailed) and error.retryable and job.attempt < job.max_attempts
     )
     if later and waited + delay < left:
         return Deferred(delay, counts, attempts, cache_ms, provider_ms)
@@ -143,7 +140,8 @@ def _unanswered(
 
 def _backoff(job: Job) -> float:
     """Exponential with full jitter, from the second run on."""
-    return random.uniform(0.5, 1.0) * RETRY_BASE_SECONDS * 2 ** max(job.attempt - 1, 0)
+    bound: float = RETRY_BASE_SECONDS * 2 ** max(job.attempt - 1, 0)
+    return random.uniform(0.5, 1.0) * bound
 
 
 def _from_provider(
@@ -170,9 +168,43 @@ def _from_provider(
     )
 
 
+def _from_cache(
+    job: Job, request: InferenceRequest, hit: CacheHit, started: float
+) -> InferenceResponse:
+    answer = hit.answer
+    return InferenceResponse(
+        response=answer.text,
+        provider=answer.provider,
+        model=answer.model,
+        finish_reason="stop",  # nothing else is stored
+        latency=_latency(job, started),
+        tokens_used=0,
+        usage=Usage(),
+        cost=0.0,
+        saved=hit.saved_cost,
+        cache_hit=True,
+        cache=hit.as_response_field(),
+        request_id=job.request_id,
+        created_at=datetime.now(UTC),
+        metadata=request.metadata,
+    )
+
+
+def _answer(completion: Completion, seconds: float) -> Answer:
+    return Answer(
+        text=completion.text,
+        provider=completion.provider,
+        model=completion.model,
+        finish_reason=completion.finish_reason,
+        usage=completion.usage,
+        cost=completion.cost,
+        latency=seconds,
+    )
+
+
 def _latency(job: Job, started: float) -> float:
-    waited = ((job.started_at or job.created_at) - job.created_at) / 1000
-    return round(waited + time.monotonic() - started, 4)
+    waited_ms = (job.started_at or job.created_at) - job.created_at
+    return waited_ms / 1000 + time.monotonic() - started
 
 
 def _milliseconds(since: float) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from typing import Any
 
@@ -13,13 +12,13 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from app.documents import JobPage, JobPath, JobView, ListQuery, WaitQuery, problems
-from app.identity import Caller, caller
+from app.identity import caller
 from app.problems import Problem
 from app.services import Services, services
-from app.submission import submit
+from app.submission import submit, submit_and_wait
 from tasks.inference import InferenceSubmission
 from tasks.jobs import Job
-from tasks.ledger import Snapshot, new_job_id
+from tasks.ledger import Snapshot
 
 jobs_api = APIBlueprint(
     "jobs",
@@ -50,12 +49,13 @@ def submit_inference(body: InferenceSubmission, query: WaitQuery) -> Response:
     seconds, preferred = _wait_seconds(current, query.wait)
     who = caller()
     if seconds:
-        accepted, created, snapshot = _submit_and_wait(current, who, body, seconds)
+        snapshot, created = submit_and_wait(
+            current, who, body, body=request.get_data(), seconds=seconds
+        )
     else:
-        accepted, created = submit(current, who, body, body=request.get_data())
-        snapshot = current.ledger.read(accepted, who.tenant)
+        snapshot, created = submit(current, who, body, body=request.get_data())
     response = _job_response(current, snapshot, 200 if snapshot.job.state.terminal else 202)
-    response.headers["Location"] = f"/v1/jobs/{accepted}"
+    response.headers["Location"] = f"/v1/jobs/{snapshot.job.id}"
     if not created:
         response.headers["Idempotency-Replayed"] = "true"
     if preferred:
@@ -124,26 +124,6 @@ def cancel_job(path: JobPath) -> Response:
     return _job_response(current, current.ledger.read(path.job_id, tenant), 200)
 
 
-def _submit_and_wait(
-    current: Services, who: Caller, submission: InferenceSubmission, seconds: float
-) -> tuple[str, bool, Snapshot]:
-    hub, job_id = current.hub, new_job_id()
-    with hub.watching(job_id) as event:
-        accepted, created = submit(
-            current,
-            who,
-            submission,
-            body=request.get_data(),
-            channel=hub.channel,
-            job_id=job_id,
-        )
-        if created:
-            snapshot = hub.wait(current.ledger, job_id, who.tenant, seconds, event, registered=True)
-            return job_id, True, snapshot
-    with hub.watching(accepted) as event:
-        return accepted, False, hub.wait(current.ledger, accepted, who.tenant, seconds, event)
-
-
 def _wait_seconds(current: Services, wait: float | None) -> tuple[float, int | None]:
     """Seconds to wait, and what to echo when a Prefer header asked for them."""
     preferred = None
@@ -180,9 +160,9 @@ def _decode_cursor(cursor: str | None) -> tuple[int, str] | None:
     if cursor is None:
         return None
     try:
-        created, _, job_id = base64.urlsafe_b64decode(cursor.encode()).decode().partition(":")
-        return int(created), job_id
-    except (binascii.Error, UnicodeError, ValueError):
+        created, _, job_id = base64.urlsafe_b64decode(cursor.encode()).decode().partition(":job_")
+        return int(created), f"job_{job_id}"
+    except ValueError:  # of base64, UTF-8 or the number
         raise Problem(
             400, "bad-cursor", "Give `next_cursor` of the page before, unchanged."
         ) from None

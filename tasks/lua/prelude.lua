@@ -14,6 +14,8 @@
 -- waiters:{id}            set     pub/sub channels to tell when the job moves
 -- jobs:{tenant}           zset    job id -> ms of acceptance, for listing
 -- dead                    zset    job id -> ms: jobs given up after their last attempt
+-- ended                   stream  one entry for each job that ended: the outbox of what follows
+--                                 from it (usage, webhooks). Each follower has a consumer group
 -- stream:{id}             stream  what the client sees of a streamed answer
 -- broker:inference.{lane} list    Celery messages; each is a hint that a job of the lane is ready
 --
@@ -98,6 +100,8 @@ local function finish(id, state, fields)
     redis.call('XADD', stream, '*', 'event', 'end', 'data', state)
     redis.call('PEXPIRE', stream, job[5])
   end
+  redis.call('XADD', key('ended'), 'MAXLEN', '~', 1000000, '*', 'job', id, 'tenant', tenant,
+    'state', state)
   tell_waiters(id)
   redis.call('DEL', key('waiters', id))
 end

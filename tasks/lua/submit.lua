@@ -12,16 +12,18 @@
 -- ARGV[16] final state or '': an answer that is already known
 -- ARGV[17] '1': show it in the tenant's list
 -- ARGV[18] ms that an entry of the tenant's list is kept
--- ARGV[19...] flat fields of the record
--- Returns {'created'|'exists', id} or {'conflict', id, state} or {'full', which, count}
+-- ARGV[19] '1': a job of the same idempotency key is the answer; '': the key is given anew
+-- ARGV[20...] flat fields of the record
+-- Returns {'created', created_at, deadline_at, place in the tenant's queue, tenants waiting},
+-- {'exists', id}, {'conflict', id, state} or {'full', which, count}
 local id, tenant, lane = ARGV[3], ARGV[4], ARGV[5]
 local idempotency, body = ARGV[7], ARGV[8]
 local record = key('job', id)
 
-if redis.call('EXISTS', record) == 1 then return {'created', id} end
+if redis.call('EXISTS', record) == 1 then return {'exists', id} end
 
 local idem = key('idem', tenant, idempotency)
-if idempotency ~= '' then
+if idempotency ~= '' and ARGV[19] == '1' then
   local held = redis.call('HMGET', idem, 'job', 'body')
   if held[1] then
     local state = job_fields(held[1], 'state')[1]
@@ -55,7 +57,7 @@ end
 local deadline = now + tonumber(ARGV[6])
 redis.call('HSET', record, 'id', id, 'tenant', tenant, 'lane', lane, 'state', 'queued',
   'rank', int(now_us), 'created_at', int(now), 'ready_at', int(now), 'deadline_at', int(deadline),
-  'fence', '0', 'attempt', '0', unpack(ARGV, 19))
+  'fence', '0', 'attempt', '0', unpack(ARGV, 20))
 if ARGV[17] == '1' then
   local list = key('jobs', tenant)
   redis.call('ZADD', list, int(now), id)
@@ -70,7 +72,7 @@ redis.call('HINCRBY', key('open'), tenant, 1)
 
 if final ~= '' then
   finish(id, final, {})
-  return {'created', id}
+  return {'created', int(now), int(deadline), -1, 0}
 end
 
 redis.call('ZADD', key('due'), int(deadline), id)
@@ -80,4 +82,5 @@ if ARGV[12] ~= '' then
 end
 make_ready(id, tenant, lane, int(now_us))
 hint(lane, id)
-return {'created', id}
+return {'created', int(now), int(deadline), redis.call('ZCARD', key('ready', lane, tenant)) - 1,
+  redis.call('ZCARD', key('ring', lane))}

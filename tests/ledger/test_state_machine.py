@@ -41,6 +41,11 @@ class LedgerMachine(RuleBasedStateMachine):
     def _record(self, job_id: str) -> dict[bytes, bytes]:
         return self.client.hgetall(f"{self.prefix}job:{job_id}")
 
+    def _note_ends(self) -> None:
+        for job_id in self.tenant:
+            if JobState(self._record(job_id)[b"state"].decode()).terminal:
+                self._note_end(job_id)
+
     def _note_end(self, job_id: str) -> None:
         state = JobState(self._record(job_id)[b"state"].decode())
         assert state.terminal
@@ -48,7 +53,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(target=ids, lane=st.sampled_from(LANES), tenant=st.sampled_from(TENANTS))
     def submit(self, lane: Priority, tenant: str) -> str:
-        job_id, created = self.ledger.submit(
+        snapshot, created = self.ledger.submit(
             NewJob(
                 tenant=tenant, user="u", lane=lane, request=b"{}", fingerprint="f",
                 request_id="r", deadline_seconds=600, retention_seconds=600, max_attempts=2,
@@ -56,16 +61,20 @@ class LedgerMachine(RuleBasedStateMachine):
             limits=Limits(),
         )  # fmt: skip
         assert created
+        job_id = snapshot.job.id
+        assert self.ledger.read(job_id, tenant) == snapshot
         self.tenant[job_id] = tenant
         self.fence[job_id] = 0
         return job_id
 
     @rule(target=claims, lane=st.sampled_from(LANES))
     def claim(self, lane: Priority):
+        ended_before = set(self.ended)
         job = self.ledger.claim(lane, "w", 600)
+        self._note_ends()  # a claim ends what is past its deadline
         if job is None:
             return multiple()
-        assert job.id not in self.ended
+        assert job.id not in ended_before
         assert job.state is JobState.RUNNING
         assert job.fence > self.fence[job.id]
         self.fence[job.id] = job.fence
@@ -129,10 +138,8 @@ class LedgerMachine(RuleBasedStateMachine):
         for load in loads.values():
             assert load.messages >= load.ready, "a ready job without a message is never run"
         for job_id in self.tenant:
-            record = self._record(job_id)
-            self.fence[job_id] = int(record[b"fence"])
-            if JobState(record[b"state"].decode()).terminal:
-                self._note_end(job_id)
+            self.fence[job_id] = int(self._record(job_id)[b"fence"])
+        self._note_ends()
 
     @invariant()
     def an_end_is_final(self) -> None:

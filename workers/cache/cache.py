@@ -1,0 +1,443 @@
+"""The cache as the rest of the product sees it: look up, store, invalidate, count."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal, cast
+
+import redis
+
+from tasks.exact_cache import Answer, Entry, ExactCache, Generations
+from tasks.fingerprint import (
+    Scope,
+    fingerprint,
+    last_user_text,
+    scope_of,
+    tenant_pool,
+)
+from tasks.inference import InferenceRequest, InferenceSubmission
+from workers.cache.embedding import Embedder, Vectors
+from workers.cache.evidence import Evidence, EvidenceBook
+from workers.cache.policy import CachePolicy, Plan, plan, storable
+from workers.cache.semantic import Neighbour, SemanticIndex, partition_of
+from workers.cache.store import AnswerStore
+from workers.cache.verifier import Verdict, Verifier
+
+Layer = Literal["exact", "semantic"]
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """One request as the cache reads it."""
+
+    text: str
+    scope: Scope
+    plan: Plan
+
+    @property
+    def fingerprint(self) -> str:
+        """The exact name of the request."""
+        return fingerprint(self.scope, self.text)
+
+
+@dataclass(frozen=True)
+class CacheHit:
+    """A stored answer that serves the request, and why."""
+
+    answer: Answer
+    layer: Layer
+    fingerprint: str  # of the stored entry
+    similarity: float  # cosine; 1.0 for an exact hit
+    verifier_score: float | None  # None for an exact hit
+    age: float  # seconds since the answer was given
+    saved_cost: float  # US dollars
+    saved_seconds: float
+    prompt: str  # the stored prompt
+
+    def as_response_field(self) -> dict[str, Any]:
+        """The `cache` field of an `InferenceResponse`."""
+        return {
+            "layer": self.layer,
+            "similarity": round(self.similarity, 4),
+            "verifier_score": None
+            if self.verifier_score is None
+            else round(self.verifier_score, 4),
+            "age_seconds": round(self.age, 1),
+            "saved_cost": self.saved_cost,
+            "saved_seconds": round(self.saved_seconds, 3),
+        }
+
+
+@dataclass
+class _Seen:
+    """What became of one lookup."""
+
+    hit: CacheHit | None = None
+    counters: Counter[str] = field(default_factory=Counter)
+
+
+class SemanticCache:
+    """Exact, then semantic, then a miss. Thread-safe; when Redis is away everything is a miss."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        embedder: Embedder,
+        verifier: Verifier | None,
+        *,
+        prefix: str = "cache",
+        policy: CachePolicy | None = None,
+        max_bytes: int = 512 * 2**20,
+        algorithm: Literal["hnsw", "flat"] = "hnsw",
+        on_event: Callable[[str], None] = lambda event: None,
+    ) -> None:
+        """`on_event` hears hit_exact, hit_semantic, miss, veto_<why>, failed_<operation>.
+
+        Without a verifier there are no semantic hits.
+        """
+        self.policy = policy or CachePolicy()
+        self.embedder, self.verifier, self._on_event = embedder, verifier, on_event
+        self.exact = ExactCache(client, prefix, on_failure=lambda what: on_event(f"failed_{what}"))
+        self.index = SemanticIndex(
+            client, prefix, embedder.build, embedder.width, algorithm=algorithm
+        )
+        self.store = AnswerStore(self.exact, self.index, max_bytes=max_bytes)
+        self.evidence = EvidenceBook(client, prefix)
+        self._client = client
+        self._index_ready = False
+
+    # Looking up
+
+    def get_similar_cached_response(
+        self,
+        prompt: str,
+        threshold: float | None = None,
+        *,
+        request: InferenceSubmission | None = None,
+        pool: str = tenant_pool(""),
+        revision: str = "",
+        tools: Sequence[object] = (),
+    ) -> CacheHit | None:
+        """The stored answer that serves `prompt`, or None.
+
+        Without a `request` the prompt stands alone, with default parameters. `threshold` is a
+        cosine similarity; the request's own goes before it, the policy's (0.85) comes last.
+        """
+        asked = request or InferenceSubmission(prompt=prompt)
+        lookup = self.read(asked, pool=pool, revision=revision, tools=tools)
+        if threshold is not None and asked.cache.threshold is None:
+            lookup = replace(lookup, plan=replace(lookup.plan, threshold=threshold))
+        return self.look_up([lookup])[0]
+
+    def lookup_many(
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        pool: str,
+        revision: str = "",
+    ) -> list[CacheHit | None]:
+        """The stored answers to many requests: one MGET, one batch of vectors, one search."""
+        return self.look_up(
+            [self.read(request, pool=pool, revision=revision) for request in requests]
+        )
+
+    def read(
+        self,
+        request: InferenceSubmission,
+        *,
+        pool: str,
+        revision: str = "",
+        tools: Sequence[object] = (),
+    ) -> Lookup:
+        """`request` as the cache reads it."""
+        text = last_user_text(request)
+        scope = scope_of(request, pool=pool, revision=revision, tools=tools)
+        return Lookup(text, scope, plan(request, text, self.policy, tools=bool(tools)))
+
+    def look_up(self, lookups: Sequence[Lookup]) -> list[CacheHit | None]:
+        """The stored answer for each lookup, or None."""
+        seen = [_Seen() for _ in lookups]
+        try:
+            generations = self._look_exactly(lookups, seen)
+            self._look_semantically(lookups, seen, generations)
+            self._record(lookups, seen)
+        except redis.RedisError as error:
+            self._index_ready = False  # Redis may come back empty
+            self.exact.failed("lookup", error)
+        for one in seen:
+            for event in one.counters:
+                self._on_event(event)
+        return [one.hit for one in seen]
+
+    def _look_exactly(self, lookups: Sequence[Lookup], seen: list[_Seen]) -> dict[str, Generations]:
+        pools = sorted({lookup.scope.pool for lookup in lookups})
+        keys = [key for pool in pools for key in self.exact.generation_keys(pool)]
+        keys += [self.exact.entry_key(lookup.fingerprint) for lookup in lookups]
+        values = cast("list[bytes | None]", self._client.mget(keys)) if lookups else []
+        generations = {
+            pool: Generations(int(values[2 * i] or 0), int(values[2 * i + 1] or 0))
+            for i, pool in enumerate(pools)
+        }
+        for lookup, one, data in zip(lookups, seen, values[2 * len(pools) :], strict=True):
+            if lookup.plan.exact:
+                entry = self.exact.read(data, generations[lookup.scope.pool])
+                if entry is not None:
+                    one.hit = _hit(entry, "exact", 1.0, None)
+        return generations
+
+    def _look_semantically(
+        self, lookups: Sequence[Lookup], seen: list[_Seen], generations: dict[str, Generations]
+    ) -> None:
+        verifier = self.verifier
+        if verifier is None:
+            return
+        open_ = [
+            (lookup, one)
+            for lookup, one in zip(lookups, seen, strict=True)
+            if one.hit is None and lookup.plan.semantic and self._short_enough(lookup.text)
+        ]
+        if not open_ or not self._ensure_index():
+            return
+        vectors = self.embedder.embed([lookup.text for lookup, _ in open_])
+        partitions = [partition_of(lookup.scope, self.embedder.build) for lookup, _ in open_]
+        found = self.index.nearest(list(zip(partitions, vectors, strict=True)))
+        for (lookup, one), neighbours in zip(open_, found, strict=True):
+            near = [n for n in neighbours if n.similarity >= lookup.plan.threshold]
+            if near:
+                self._verify(verifier, lookup, one, near, generations[lookup.scope.pool])
+
+    def _verify(
+        self,
+        verifier: Verifier,
+        lookup: Lookup,
+        one: _Seen,
+        near: list[Neighbour],
+        generations: Generations,
+    ) -> None:
+        names = [neighbour.fingerprint for neighbour in near]
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.mget([self.exact.entry_key(name) for name in names])
+            self.evidence.ask(pipeline, lookup.scope.pool, lookup.fingerprint, names)
+            entries, *answers = pipeline.execute()
+        for neighbour, data, against in zip(
+            near, entries, self.evidence.heard(*answers), strict=True
+        ):
+            entry = self.exact.read(data, generations)
+            # The scope is compared once more: the index alone is never believed.
+            if entry is None or entry.scope != lookup.scope.digest:
+                continue
+            verdict = self._judge(verifier, lookup.text, entry.prompt, against)
+            if verdict.accepted:
+                one.hit = _hit(entry, "semantic", neighbour.similarity, verdict.score)
+                return
+            one.counters[f"veto_{verdict.veto}"] += 1
+
+    def _judge(self, verifier: Verifier, text: str, stored: str, against: Evidence) -> Verdict:
+        if against.wrong:
+            return Verdict(0.0, "known_wrong")
+        return verifier.judge(text, stored, max(self.policy.verifier_bar, against.bar))
+
+    def _short_enough(self, text: str) -> bool:
+        limit = min(self.policy.max_tokens, self.embedder.max_tokens)
+        # A token is at least one character: most texts need no counting.
+        return len(text) + 2 <= limit or self.embedder.count_tokens(text) <= limit
+
+    def _record(self, lookups: Sequence[Lookup], seen: list[_Seen]) -> None:
+        with self._client.pipeline(transaction=False) as pipeline:
+            for lookup, one in zip(lookups, seen, strict=True):
+                pool, hit = lookup.scope.pool, one.hit
+                one.counters["miss" if hit is None else f"hit_{hit.layer}"] += 1
+                counted: dict[str, float] = dict(one.counters)
+                if hit is not None:
+                    counted |= {"saved_cost": hit.saved_cost, "saved_seconds": hit.saved_seconds}
+                    self.evidence.rank(pipeline, hit.fingerprint)
+                    self.store.use(
+                        pipeline,
+                        hit.fingerprint,
+                        hit.answer,
+                        lookup.plan.ttl if self.policy.sliding else None,
+                    )
+                self.evidence.count(pipeline, pool, counted)
+            pipeline.execute()
+
+    # Storing
+
+    def cache_response(
+        self,
+        prompt: str,
+        response: Answer,
+        embedding: Vectors | None = None,
+        *,
+        request: InferenceSubmission | None = None,
+        pool: str = tenant_pool(""),
+        revision: str = "",
+        tools: Sequence[object] = (),
+        tags: Sequence[str] = (),
+    ) -> bool:
+        """Keep `response` as the answer to `prompt`; False when policy, size or Redis forbid it.
+
+        `embedding` saves computing the vector when the caller has it: float32, unit length.
+        """
+        asked = request or InferenceSubmission(prompt=prompt)
+        lookup = self.read(asked, pool=pool, revision=revision, tools=tools)
+        return self.store_answer(lookup, response, embedding, tags=tags)
+
+    def store_answer(
+        self,
+        lookup: Lookup,
+        response: Answer,
+        embedding: Vectors | None = None,
+        *,
+        tags: Sequence[str] = (),
+    ) -> bool:
+        """As `cache_response`, for a request that was read already."""
+        if not lookup.plan.store or not storable(response):
+            return False
+        entry = Entry(
+            fingerprint=lookup.fingerprint,
+            pool=lookup.scope.pool,
+            scope=lookup.scope.digest,
+            prompt=lookup.text,
+            answer=response,
+            created=time.time(),
+            ttl=lookup.plan.ttl,
+            tags=tuple(tags),
+        )
+        try:
+            vector = self._vector(lookup, embedding)
+            partition = partition_of(lookup.scope, self.embedder.build)
+            return self.store.put(entry, partition, vector) >= 0
+        except redis.RedisError as error:
+            self._index_ready = False
+            self.exact.failed("store", error)
+            return False
+
+    def _vector(self, lookup: Lookup, embedding: Vectors | None) -> Vectors | None:
+        searchable = self.policy.semantic and not lookup.scope.images.strip("[]")
+        if not searchable or not self._short_enough(lookup.text) or not self._ensure_index():
+            return None
+        if embedding is not None:
+            return embedding
+        vector: Vectors = self.embedder.embed([lookup.text])[0]
+        return vector
+
+    def _ensure_index(self) -> bool:
+        if not self._index_ready:
+            self.index.create()
+            self._index_ready = True
+        return True
+
+    # Forgetting
+
+    def invalidate_cache(
+        self,
+        pattern: str | None = None,
+        *,
+        pool: str | None = None,
+        model: str | None = None,
+        tag: str | None = None,
+        older_than: float | None = None,
+    ) -> int:
+        """Remove the entries that meet every condition given; returns how many.
+
+        `pattern` is a glob over the stored prompt, without regard to case; `model` the model that
+        answered; `older_than` seconds. With no condition, or `pool` alone, a counter is raised,
+        which is instant however many there are; -1 is returned then. Raises redis.RedisError.
+        """
+        if pattern is None and model is None and tag is None and older_than is None:
+            everyone, one_pool = self.exact.generation_keys(pool or "")
+            self._client.incr(everyone if pool is None else one_pool)
+            return -1
+        now = time.time()
+        doomed = [
+            entry.fingerprint
+            for entry in self.store.every_entry()
+            if (pool is None or entry.pool == pool)
+            and (model is None or entry.answer.model == model)
+            and (tag is None or tag in entry.tags)
+            and (older_than is None or entry.age(now) > older_than)
+            and (pattern is None or fnmatchcase(entry.prompt.lower(), pattern.lower()))
+        ]
+        return self.remove(doomed)
+
+    def remove(self, fingerprints: Sequence[str]) -> int:
+        """Remove entries by name, with what was learned of them."""
+        with self._client.pipeline() as pipeline:
+            self.evidence.forget_entries(pipeline, fingerprints)
+            pipeline.execute()
+        return self.store.remove(fingerprints)
+
+    def answer_was_wrong(
+        self, request: InferenceSubmission, served: str, *, pool: str, revision: str = ""
+    ) -> bool:
+        """A user says that the answer served was wrong: remove it, never serve the pair again.
+
+        `served` is the fingerprint of the entry that was served. False when `pool` has no such entry.
+        """
+        lookup = self.read(request, pool=pool, revision=revision)
+        entry = self.exact.get(served, pool)
+        if entry is None or entry.pool != pool:
+            return False
+        self.evidence.refuse(lookup.fingerprint, served)
+        self.remove([served])
+        with self._client.pipeline() as pipeline:
+            self.evidence.count(pipeline, pool, {"reported_wrong": 1})
+            pipeline.execute()
+        return True
+
+    # Counting
+
+    def get_cache_stats(self, pool: str | None = None, *, top: int = 10) -> dict[str, Any]:
+        """Counters of one pool or of all, with memory and top entries for all.
+
+        `top_entries` and memory are left out for a single pool: they would tell of others.
+        """
+        counters = self.evidence.counters(pool)
+        exact, semantic = counters.get("hit_exact", 0.0), counters.get("hit_semantic", 0.0)
+        lookups = exact + semantic + counters.get("miss", 0.0)
+        stats: dict[str, Any] = {
+            "lookups": int(lookups),
+            "hits": {"exact": int(exact), "semantic": int(semantic)},
+            "hit_rate": (exact + semantic) / lookups if lookups else 0.0,
+            "exact_hit_rate": exact / lookups if lookups else 0.0,
+            "vetoes": {
+                name.removeprefix("veto_"): int(value)
+                for name, value in counters.items()
+                if name.startswith("veto_")
+            },
+            "saved_cost": counters.get("saved_cost", 0.0),
+            "saved_seconds": counters.get("saved_seconds", 0.0),
+            "reported_wrong": int(counters.get("reported_wrong", 0)),
+            "shadow": {
+                "judged": int(counters.get("shadow_judged", 0)),
+                "wrong": int(counters.get("shadow_wrong", 0)),
+            },
+            "embedder": self.embedder.build,
+            "verifier": None if self.verifier is None else self.verifier.build,
+        }
+        if pool is None:
+            usage = self.store.usage()
+            stats["memory"] = {"bytes": usage.bytes, "entries": usage.entries}
+            stats["evicted"], stats["expired"] = usage.evicted, usage.expired
+            stats["top_entries"] = [
+                {"fingerprint": name, "hits": hits} for name, hits in self.evidence.top(top)
+            ]
+        return stats
+
+
+def _hit(entry: Entry, layer: Layer, similarity: float, score: float | None) -> CacheHit:
+    return CacheHit(
+        answer=entry.answer,
+        layer=layer,
+        fingerprint=entry.fingerprint,
+        similarity=similarity,
+        verifier_score=score,
+        age=entry.age(),
+        saved_cost=entry.answer.cost,
+        saved_seconds=entry.answer.latency,
+        prompt=entry.prompt,
+    )

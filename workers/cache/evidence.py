@@ -1,0 +1,123 @@
+"""What was learned from use, kept in Redis: wrong pairs, raised bars, counters.
+
+Evidence only ever tightens: it can refuse a pair, raise an entry's or a tenant's bar, never lower
+one below the policy's.
+
+    <prefix>:wrong           zset of refused pairs, by time; the oldest are forgotten
+    <prefix>:bars            hash fingerprint -> least verifier score for this entry
+    <prefix>:pool_bars       hash pool digest -> least verifier score in this pool
+    <prefix>:stats           hash of counters for everybody
+    <prefix>:stats:<pool>    hash of counters of one pool
+    <prefix>:hits            zset fingerprint -> hits, the most used entries
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis
+
+from tasks.fingerprint import digest
+
+MOST_WRONG_PAIRS = 100_000
+MOST_RANKED_ENTRIES = 10_000
+
+
+def pair_name(first: str, second: str) -> str:
+    """One name for two fingerprints, in either order."""
+    return digest("pair", *sorted((first, second)))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What stands against serving one entry for one request."""
+
+    wrong: bool = False
+    bar: float = 0.0
+
+
+class EvidenceBook:
+    """Reads and writes the evidence under one prefix."""
+
+    def __init__(self, client: redis.Redis, prefix: str) -> None:
+        self.client = client
+        self.wrong, self.bars = f"{prefix}:wrong", f"{prefix}:bars"
+        self.pool_bars, self.hits = f"{prefix}:pool_bars", f"{prefix}:hits"
+        self.stats = f"{prefix}:stats"
+
+    def pool_stats(self, pool: str) -> str:
+        """Where the counters of one pool lie."""
+        return f"{self.stats}:{digest(pool)}"
+
+    def ask(self, pipeline: Any, pool: str, wanted: str, stored: Sequence[str]) -> None:
+        """Queue the reads on `pipeline`: two answers, to be given to `heard`."""
+        pipeline.hget(self.pool_bars, digest(pool))
+        pipeline.hmget(self.bars, list(stored))
+        pipeline.zmscore(self.wrong, [pair_name(wanted, other) for other in stored])
+
+    @staticmethod
+    def heard(
+        pool_bar: bytes | None, bars: list[bytes | None], wrong: list[float | None]
+    ) -> list[Evidence]:
+        """The evidence for each stored entry that was asked about."""
+        base = float(pool_bar or 0.0)
+        return [
+            Evidence(mark is not None, max(base, float(bar or 0.0)))
+            for bar, mark in zip(bars, wrong, strict=True)
+        ]
+
+    def refuse(self, wanted: str, stored: str) -> None:
+        """Never again serve one of these two requests with the other's answer."""
+        with self.client.pipeline() as pipeline:
+            pipeline.zadd(self.wrong, {pair_name(wanted, stored): time.time()})
+            pipeline.zremrangebyrank(self.wrong, 0, -MOST_WRONG_PAIRS - 1)
+            pipeline.execute()
+
+    def raise_bar(self, fingerprint: str, bar: float) -> None:
+        """From now on `fingerprint` is served only above `bar`."""
+        self.client.hset(self.bars, fingerprint, repr(bar))
+
+    def set_pool_bar(self, pool: str, bar: float | None) -> None:
+        """Raise the bar of a whole pool, or take the raise back with None."""
+        if bar is None:
+            self.client.hdel(self.pool_bars, digest(pool))
+        else:
+            self.client.hset(self.pool_bars, digest(pool), repr(bar))
+
+    def pool_bar(self, pool: str) -> float:
+        """The raised bar of a pool; 0.0 without one."""
+        return float(cast("bytes | None", self.client.hget(self.pool_bars, digest(pool))) or 0.0)
+
+    def forget_entries(self, pipeline: Any, fingerprints: Sequence[str]) -> None:
+        """Queue the removal of what is kept for single entries."""
+        if fingerprints:
+            pipeline.hdel(self.bars, *fingerprints)
+            pipeline.zrem(self.hits, *fingerprints)
+
+    def count(self, pipeline: Any, pool: str, counters: dict[str, float]) -> None:
+        """Queue counters, for everybody and for the pool."""
+        for key in (self.stats, self.pool_stats(pool)):
+            for name, amount in counters.items():
+                pipeline.hincrbyfloat(key, name, amount)
+
+    def rank(self, pipeline: Any, fingerprint: str) -> None:
+        """Queue one hit of an entry."""
+        pipeline.zincrby(self.hits, 1, fingerprint)
+        pipeline.zremrangebyrank(self.hits, 0, -MOST_RANKED_ENTRIES - 1)
+
+    def counters(self, pool: str | None = None) -> dict[str, float]:
+        """The counters of one pool, or of all."""
+        key = self.stats if pool is None else self.pool_stats(pool)
+        found = cast("dict[bytes, bytes]", self.client.hgetall(key))
+        return {name.decode(): float(value) for name, value in found.items()}
+
+    def top(self, count: int) -> list[tuple[str, int]]:
+        """The most used entries: (fingerprint, hits)."""
+        found = cast(
+            "list[tuple[bytes, float]]",
+            self.client.zrevrange(self.hits, 0, count - 1, withscores=True),
+        )
+        return [(name.decode(), int(hits)) for name, hits in found]

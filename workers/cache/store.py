@@ -1,0 +1,152 @@
+"""Writes, removes and bounds the stored answers; reading them is `tasks/exact_cache.py`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from tasks.exact_cache import Answer, Entry, ExactCache, Generations, decode_entry, encode_entry
+from workers.cache.embedding import Vectors
+from workers.cache.semantic import VECTOR, SemanticIndex
+
+# Bytes of Redis beside an entry's own: keys, set and index records, the HNSW links.
+OVERHEAD = 900
+LATENCY_WORTH = 1e-5  # US dollars a second; makes answers of free models comparable
+CHUNK = 500
+
+
+@dataclass(frozen=True)
+class StoredBytes:
+    """What all entries together take."""
+
+    bytes: int
+    entries: int
+    evicted: int
+    expired: int
+
+
+class AnswerStore:
+    """The entries, their index documents, and the bound on both."""
+
+    def __init__(self, exact: ExactCache, index: SemanticIndex, *, max_bytes: int) -> None:
+        self.exact, self.index, self._max_bytes = exact, index, max_bytes
+        self.client = exact.client
+        prefix = exact.prefix
+        self.worth, self.expiry = f"{prefix}:worth", f"{prefix}:expiry"
+        self.sizes, self.totals = f"{prefix}:sizes", f"{prefix}:totals"
+        self._store = self.client.register_script(
+            (Path(__file__).parent / "store.lua").read_text(encoding="utf-8")
+        )
+
+    def generations(self, pool: str) -> Generations:
+        """The counters under which an entry of `pool` is stored now."""
+        values = cast("list[bytes | None]", self.client.mget(self.exact.generation_keys(pool)))
+        return Generations(int(values[0] or 0), int(values[1] or 0))
+
+    def put(self, entry: Entry, partition: str, vector: Vectors | None) -> int:
+        """Store `entry`; without `vector` it is found by exact lookups only.
+
+        Returns how many other entries were evicted for it, or -1 if it is too large to store.
+        Raises redis.RedisError.
+        """
+        now = self.generations(entry.pool)
+        entry = replace(entry, generation=now.everyone, pool_generation=now.pool)
+        data = encode_entry(entry)
+        document: list[bytes | str] = []
+        if vector is not None:
+            document = ["partition", partition, VECTOR, vector.tobytes()]
+        size = len(data) + OVERHEAD + sum(len(field) for field in document)
+        ttl = max(1, int(entry.ttl * 1000))
+        evicted = self._store(
+            keys=[
+                self.exact.entry_key(entry.fingerprint),
+                self.index.document_key(entry.fingerprint),
+                self.worth,
+                self.expiry,
+                self.sizes,
+                self.totals,
+            ],
+            args=[
+                entry.fingerprint,
+                self.exact.entry_key(""),
+                self.index.document_prefix,
+                data,
+                size,
+                repr(worth_per_use(entry.answer, size)),
+                ttl,
+                repr(time.time()),
+                self._max_bytes,
+                *document,
+            ],
+        )
+        return int(cast("int", evicted))
+
+    def use(self, pipeline: Any, name: str, answer: Answer, slide: float | None) -> None:
+        """Queue what a hit changes: the entry's worth and, given `slide` seconds, its end."""
+        pipeline.zadd(self.worth, {name: worth_per_use(answer, OVERHEAD)}, incr=True, xx=True)
+        if slide is not None:
+            milliseconds = int(slide * 1000)
+            pipeline.pexpire(self.exact.entry_key(name), milliseconds)
+            pipeline.pexpire(self.index.document_key(name), milliseconds)
+            pipeline.zadd(self.expiry, {name: time.time() + slide}, xx=True)
+
+    def remove(self, fingerprints: Sequence[str]) -> int:
+        """Remove entries and all records of them; returns how many there were."""
+        removed = 0
+        for start in range(0, len(fingerprints), CHUNK):
+            chunk = list(fingerprints[start : start + CHUNK])
+            sizes = cast("list[bytes | None]", self.client.hmget(self.sizes, chunk))
+            with self.client.pipeline() as pipeline:
+                pipeline.delete(
+                    *(self.exact.entry_key(name) for name in chunk),
+                    *(self.index.document_key(name) for name in chunk),
+                )
+                pipeline.zrem(self.worth, *chunk)
+                pipeline.zrem(self.expiry, *chunk)
+                pipeline.hdel(self.sizes, *chunk)
+                pipeline.hincrby(self.totals, "bytes", -sum(int(size or 0) for size in sizes))
+                pipeline.execute()
+            removed += sum(size is not None for size in sizes)
+        return removed
+
+    def every_entry(self) -> Iterator[Entry]:
+        """Every stored entry, void ones too, in chunks; never the whole set in memory."""
+        names: list[str] = []
+        for name, _ in self.client.zscan_iter(self.expiry, count=CHUNK):
+            names.append(name.decode())
+            if len(names) >= CHUNK:
+                yield from self._entries(names)
+                names = []
+        yield from self._entries(names)
+
+    def _entries(self, names: list[str]) -> Iterator[Entry]:
+        if not names:
+            return
+        values = cast(
+            "list[bytes | None]", self.client.mget([self.exact.entry_key(name) for name in names])
+        )
+        for value in values:
+            if value is not None:
+                yield decode_entry(value)
+
+    def usage(self) -> StoredBytes:
+        """What is stored now."""
+        with self.client.pipeline() as pipeline:
+            pipeline.hgetall(self.totals)
+            pipeline.hlen(self.sizes)
+            totals, entries = pipeline.execute()
+        read = {key.decode(): float(value) for key, value in totals.items()}
+        return StoredBytes(
+            bytes=int(read.get("bytes", 0)),
+            entries=int(entries),
+            evicted=int(read.get("evicted", 0)),
+            expired=int(read.get("expired", 0)),
+        )
+
+
+def worth_per_use(answer: Answer, size: int) -> float:
+    """US dollars that one more use saves, per byte."""
+    return (answer.cost + LATENCY_WORTH * answer.latency + 1e-9) / size
