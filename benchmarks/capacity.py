@@ -180,6 +180,7 @@ def _phase(
     stack: RealStack, jobs: int, text: str, idle: dict[str, float], *, mode: str
 ) -> dict[str, Any]:
     before = _seconds(stack)
+    stack.redis.config_resetstat()
     started = time.monotonic()
     _run(stack, jobs, text, f"capacity {mode}", mode)
     took = time.monotonic() - started
@@ -187,7 +188,21 @@ def _phase(
     for name, spent in _seconds(stack).items():
         per_job = max(spent - before[name] - idle[name] * took, 0.0) / jobs
         milliseconds[name] = round(per_job * 1000, 2)
-    return {"seconds": round(took, 1), "processor_ms_per_job": milliseconds}
+    return {
+        "seconds": round(took, 1),
+        "processor_ms_per_job": milliseconds,
+        "redis_us_per_job": _busiest(stack, jobs),
+    }
+
+
+def _busiest(stack: RealStack, jobs: int) -> dict[str, float]:
+    """The commands that cost Redis most; those inside a script count for the script as well."""
+    spent = {
+        name.removeprefix("cmdstat_"): stats["usec"] / jobs
+        for name, stats in stack.redis.info("commandstats").items()
+    }
+    top = sorted(spent, key=lambda name: spent[name], reverse=True)[:10]
+    return {name: round(spent[name], 1) for name in top}
 
 
 def _after(seconds: float) -> Callable[[], bool]:
