@@ -167,6 +167,7 @@ class Ledger:
         self._cancel = load_script(client, "cancel")
         self._wait = load_script(client, "wait")
         self._sweep = load_script(client, "sweep")
+        self._wake = load_script(client, "wake")
 
     def key(self, *parts: str) -> str:
         """The full name of a ledger key (listed in tasks/lua/prelude.lua)."""
@@ -294,6 +295,10 @@ class Ledger:
                 *fields,
             )
         )
+
+    def wake(self, job_ids: Sequence[str]) -> int:
+        """End the waiting of deferred jobs; returns how many became ready."""
+        return int(self._call(self._wake, *job_ids)) if job_ids else 0
 
     def cancel(self, job_id: str, tenant: str) -> None:
         """Cancel a job. Raises UnknownJobError (also for another tenant's) or JobEndedError."""

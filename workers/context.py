@@ -9,6 +9,7 @@ from functools import cache
 
 from config.catalogue import Catalogue, ProviderConfig, load_catalogue
 from config.settings import Settings, settings
+from tasks.control import Control
 from tasks.ledger import Ledger
 from tasks.redis_client import connect
 from tasks.streams import JobStreams
@@ -20,6 +21,7 @@ from workers.lease import LeaseKeeper
 from workers.providers.registry import build_providers
 from workers.router.router import Router
 from workers.router.shared_state import SharedState
+from workers.single_flight import SingleFlight
 from workers.stream import StreamKeeper
 
 # A worker waits longer for Redis than a client of the API would.
@@ -38,6 +40,8 @@ class WorkerContext:
     leases: LeaseKeeper
     streams: StreamKeeper
     cache: SemanticCache
+    flights: SingleFlight
+    control: Control
     router: Router
 
 
@@ -82,6 +86,8 @@ def context() -> WorkerContext:
             ),
             max_bytes=current.cache_max_bytes,
         ),
+        control=Control(client, current.key_prefix),
+        flights=SingleFlight(client, prefix=f"{current.key_prefix}flight:"),
         router=Router(
             catalogue,
             build_providers(catalogue, credentials(current, catalogue)),
