@@ -13,6 +13,7 @@ from config.catalogue import Catalogue, load_catalogue
 from config.settings import Settings
 from tasks.ledger import Ledger
 from tasks.redis_client import connect
+from tasks.replication import Replication
 from tasks.streams import JobStreams
 
 
@@ -32,11 +33,14 @@ class Services:
 def make_services(settings: Settings) -> Services:
     """Connect to what the settings name (lazily: nothing has to be up yet)."""
     client = connect(settings.broker_url, timeout=settings.redis_timeout_seconds)
+    replication = None
+    if settings.durability == "replicated":
+        replication = Replication(settings.replication_timeout_seconds)
     return Services(
         settings=settings,
         job_redis=client,
         cache_redis=connect(settings.cache_url, timeout=settings.redis_timeout_seconds),
-        ledger=Ledger(client, settings.key_prefix),
+        ledger=Ledger(client, settings.key_prefix, replication=replication),
         hub=WaitHub(client, settings.key_prefix),
         streams=JobStreams(client, settings.key_prefix),
         catalogue=load_catalogue(settings.models_file),

@@ -22,6 +22,7 @@ from config.celery import INFERENCE_QUEUES
 from tasks.inference import Priority
 from tasks.jobs import RECORD_VERSION, Job, JobState
 from tasks.messages import run_message
+from tasks.replication import Replication, call_replicated
 from tasks.scripts import load_script
 
 IDEMPOTENCY_SECONDS = 86_400
@@ -49,6 +50,14 @@ class QueueFullError(LedgerError):
         super().__init__(self.__doc__)
         self.which = which  # "all" or "tenant"
         self.count = count
+
+
+class NotReplicatedError(LedgerError):
+    """No replica has confirmed the job in time. It may run; repeating the call is safe."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(self.__doc__)
+        self.job_id = job_id
 
 
 class UnknownJobError(LedgerError):
@@ -143,8 +152,11 @@ def new_job_id() -> str:
 class Ledger:
     """The ledger's operations on one Redis."""
 
-    def __init__(self, client: redis.Redis, prefix: str) -> None:
+    def __init__(
+        self, client: redis.Redis, prefix: str, *, replication: Replication | None = None
+    ) -> None:
         self._redis = client
+        self._replication = replication
         self._prefix = prefix
         self._message = run_message()
         self._submit = load_script(client, "submit", when_full=False)
@@ -155,6 +167,7 @@ class Ledger:
         self._cancel = load_script(client, "cancel")
         self._wait = load_script(client, "wait")
         self._sweep = load_script(client, "sweep")
+        self._wake = load_script(client, "wake")
 
     def key(self, *parts: str) -> str:
         """The full name of a ledger key (listed in tasks/lua/prelude.lua)."""
@@ -163,13 +176,22 @@ class Ledger:
     def _call(self, script: Any, *args: object) -> Any:
         return script(args=[self._prefix, self._message, *args])
 
+    def _call_safely(self, script: Any, *args: object) -> tuple[Any, bool]:
+        """The reply, and whether it would survive the loss of the primary, if that was asked."""
+        if self._replication is None:
+            return self._call(script, *args), True
+        return call_replicated(
+            self._redis, script, [self._prefix, self._message, *args], self._replication
+        )
+
     def submit(
         self, job: NewJob, *, limits: Limits, channel: str = "", job_id: str | None = None
     ) -> tuple[Snapshot, bool]:
         """Accept a job. Returns it and whether it is new (False: replayed by its key).
 
         `channel` is told when the job moves. Raises IdempotencyConflictError, QueueFullError,
-        redis.OutOfMemoryError when Redis is full, redis.ConnectionError, redis.TimeoutError.
+        NotReplicatedError (only with `replication`), redis.OutOfMemoryError when Redis is full,
+        redis.ConnectionError, redis.TimeoutError.
         """
         job_id = job_id or new_job_id()
         now = time.gmtime()
@@ -189,7 +211,7 @@ class Ledger:
             fields += ["result", job.result]
         if job.surface is not None:
             fields += ["surface", job.surface]
-        reply = self._call(
+        reply, safe = self._call_safely(
             self._submit,
             job_id,
             job.tenant,
@@ -215,6 +237,8 @@ class Ledger:
             raise IdempotencyConflictError(reply[1].decode(), reply[2].decode())
         if outcome == "full":
             raise QueueFullError(reply[1].decode(), int(reply[2]))
+        if not safe:
+            raise NotReplicatedError(reply[1].decode() if outcome == "exists" else job_id)
         if outcome == "exists":
             return self.read(reply[1].decode(), job.tenant, channel=channel), False
         return _accepted(job, job_id, *map(int, reply[1:])), True
@@ -271,6 +295,10 @@ class Ledger:
                 *fields,
             )
         )
+
+    def wake(self, job_ids: Sequence[str]) -> int:
+        """End the waiting of deferred jobs; returns how many became ready."""
+        return int(self._call(self._wake, *job_ids)) if job_ids else 0
 
     def cancel(self, job_id: str, tenant: str) -> None:
         """Cancel a job. Raises UnknownJobError (also for another tenant's) or JobEndedError."""

@@ -21,6 +21,7 @@ from workers.lease import LeaseKeeper
 from workers.providers.registry import build_providers
 from workers.router.router import Router
 from workers.router.shared_state import SharedState
+from workers.single_flight import SingleFlight
 from workers.stream import StreamKeeper
 
 # A worker waits longer for Redis than a client of the API would.
@@ -39,6 +40,7 @@ class WorkerContext:
     leases: LeaseKeeper
     streams: StreamKeeper
     cache: SemanticCache
+    flights: SingleFlight
     router: Router
 
 
@@ -86,6 +88,7 @@ def context() -> WorkerContext:
             ),
             max_bytes=current.cache_max_bytes,
         ),
+        flights=SingleFlight(client, prefix=f"{current.key_prefix}flight:"),
         router=Router(
             catalogue,
             build_providers(catalogue, credentials(current, catalogue)),

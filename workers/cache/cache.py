@@ -63,7 +63,9 @@ class CacheHit:
         return {
             "layer": self.layer,
             "similarity": round(self.similarity, 4),
-            "verifier_score": None if self.verifier_score is None else round(self.verifier_score, 4),
+            "verifier_score": None
+            if self.verifier_score is None
+            else round(self.verifier_score, 4),
             "age_seconds": round(self.age, 1),
             "saved_cost": self.saved_cost,
             "saved_seconds": round(self.saved_seconds, 3),
@@ -139,7 +141,9 @@ class SemanticCache:
         revision: str = "",
     ) -> list[CacheHit | None]:
         """The stored answers to many requests: one MGET, one batch of vectors, one search."""
-        return self.look_up([self.read(request, pool=pool, revision=revision) for request in requests])
+        return self.look_up(
+            [self.read(request, pool=pool, revision=revision) for request in requests]
+        )
 
     def read(
         self,
@@ -162,6 +166,7 @@ class SemanticCache:
             self._look_semantically(lookups, seen, generations)
             self._record(lookups, seen)
         except redis.RedisError as error:
+            self._index_ready = False  # Redis may come back empty
             self.exact.failed("lookup", error)
         for one in seen:
             for event in one.counters:
@@ -231,9 +236,7 @@ class SemanticCache:
                 return
             one.counters[f"veto_{verdict.veto}"] += 1
 
-    def _judge(
-        self, verifier: Verifier, text: str, stored: str, against: Evidence
-    ) -> Verdict:
+    def _judge(self, verifier: Verifier, text: str, stored: str, against: Evidence) -> Verdict:
         if against.wrong:
             return Verdict(0.0, "known_wrong")
         return verifier.judge(text, stored, max(self.policy.verifier_bar, against.bar))
@@ -253,7 +256,10 @@ class SemanticCache:
                     counted |= {"saved_cost": hit.saved_cost, "saved_seconds": hit.saved_seconds}
                     self.evidence.rank(pipeline, hit.fingerprint)
                     self.store.use(
-                        pipeline, hit.fingerprint, hit.answer, lookup.plan.ttl if self.policy.sliding else None
+                        pipeline,
+                        hit.fingerprint,
+                        hit.answer,
+                        lookup.plan.ttl if self.policy.sliding else None,
                     )
                 self.evidence.count(pipeline, pool, counted)
             pipeline.execute()
@@ -278,11 +284,22 @@ class SemanticCache:
         """
         asked = request or InferenceSubmission(prompt=prompt)
         lookup = self.read(asked, pool=pool, revision=revision, tools=tools)
+        return self.store_answer(lookup, response, embedding, tags=tags)
+
+    def store_answer(
+        self,
+        lookup: Lookup,
+        response: Answer,
+        embedding: Vectors | None = None,
+        *,
+        tags: Sequence[str] = (),
+    ) -> bool:
+        """As `cache_response`, for a request that was read already."""
         if not lookup.plan.store or not storable(response):
             return False
         entry = Entry(
             fingerprint=lookup.fingerprint,
-            pool=pool,
+            pool=lookup.scope.pool,
             scope=lookup.scope.digest,
             prompt=lookup.text,
             answer=response,
@@ -295,6 +312,7 @@ class SemanticCache:
             partition = partition_of(lookup.scope, self.embedder.build)
             return self.store.put(entry, partition, vector) >= 0
         except redis.RedisError as error:
+            self._index_ready = False
             self.exact.failed("store", error)
             return False
 
@@ -356,13 +374,13 @@ class SemanticCache:
     def answer_was_wrong(
         self, request: InferenceSubmission, served: str, *, pool: str, revision: str = ""
     ) -> bool:
-        """A user says that the answer served was wrong: remove it and never serve the pair again.
+        """A user says that the answer served was wrong: remove it, never serve the pair again.
 
-        `served` is the fingerprint of the entry that was served. False when it is not of `pool`.
+        `served` is the fingerprint of the entry that was served. False when `pool` has no such entry.
         """
         lookup = self.read(request, pool=pool, revision=revision)
         entry = self.exact.get(served, pool)
-        if entry is not None and entry.pool != pool:
+        if entry is None or entry.pool != pool:
             return False
         self.evidence.refuse(lookup.fingerprint, served)
         self.remove([served])
@@ -423,5 +441,3 @@ def _hit(entry: Entry, layer: Layer, similarity: float, score: float | None) -> 
         saved_seconds=entry.answer.latency,
         prompt=entry.prompt,
     )
-
-

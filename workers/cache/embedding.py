@@ -157,7 +157,7 @@ class BatchingEmbedder:
     def _run(self, batch: list[tuple[list[str], Future[Vectors]]]) -> None:
         try:
             vectors = self.inner.embed([text for texts, _ in batch for text in texts])
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 - every waiting caller must hear of it
             for _, future in batch:
                 future.set_exception(error)
             return
@@ -172,7 +172,7 @@ class BatchingEmbedder:
 
 
 def load_embedder(model: str = PACKAGED_MODEL, *, threads: int = 1) -> Embedder:
-    """The embedder of a worker: the int8 build of `model` where there is one, else the reference."""
+    """A worker's embedder: the int8 build of `model` where there is one, else the reference."""
     if model == PACKAGED_MODEL and (MODELS / "embedder" / "model.onnx").exists():
         return BatchingEmbedder(OnnxEmbedder(threads=threads))
     return BatchingEmbedder(SentenceTransformersEmbedder(model))

@@ -117,6 +117,7 @@ class EvidenceBook:
     def top(self, count: int) -> list[tuple[str, int]]:
         """The most used entries: (fingerprint, hits)."""
         found = cast(
-            "list[tuple[bytes, float]]", self.client.zrevrange(self.hits, 0, count - 1, withscores=True)
+            "list[tuple[bytes, float]]",
+            self.client.zrevrange(self.hits, 0, count - 1, withscores=True),
         )
         return [(name.decode(), int(hits)) for name, hits in found]

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import redis
-
 from tasks.exact_cache import Answer, Entry, ExactCache, Generations, decode_entry, encode_entry
 from workers.cache.embedding import Vectors
 from workers.cache.semantic import VECTOR, SemanticIndex

@@ -70,7 +70,9 @@ class OnnxVerifier:
                 return Verdict(0.0, "too_long")
             score = min(self._scores(first, second))
         except Exception as error:  # noqa: BLE001 - whatever fails, the answer is not served
-            logger.warning("verifier failed", extra={"action": "verifier_failed", "error": repr(error)})
+            logger.warning(
+                "verifier failed", extra={"action": "verifier_failed", "error": repr(error)}
+            )
             return Verdict(0.0, "failed")
         return Verdict(score, None if score >= bar else "low_score")
 
@@ -105,6 +107,8 @@ def load_verifier(*, threads: int = 1) -> Verifier | None:
     """The committed verifier; None, and so no semantic hits, when it cannot be loaded."""
     try:
         return OnnxVerifier(threads=threads)
-    except Exception as error:  # noqa: BLE001 - a damaged or missing artefact must not stop a worker
-        logger.exception("verifier not loaded", extra={"action": "verifier_missing", "error": repr(error)})
+    except Exception as error:
+        logger.exception(
+            "verifier not loaded", extra={"action": "verifier_missing", "error": repr(error)}
+        )
         return None
