@@ -22,6 +22,7 @@ from werkzeug.wrappers import Response
 from app.identity import authenticate, init_identity
 from app.limits import init_limits
 from app.problems import Problem, ProblemDocument, register_error_handlers, validation_problem
+from app.routes.cache import cache_api
 from app.routes.health import health_api, release
 from app.routes.inference import jobs_api
 from app.routes.openai_chat import chat_api
@@ -96,6 +97,7 @@ def create_app(settings: Settings) -> API:
     app.register_api(responses_api)
     app.register_api(models_api)
     app.register_api(health_api)
+    app.register_api(cache_api)
     init_limits(app, settings, current.job_redis, SUBMITTING)
     app.components_schemas["Problem"] = Schema(**ProblemDocument.model_json_schema())
     app.register_blueprint(SwaggerUI.register(doc_url="/openapi.json"), url_prefix="/docs")

@@ -11,10 +11,13 @@ from flask import current_app
 from app.waiting import WaitHub
 from config.catalogue import Catalogue, load_catalogue
 from config.settings import Settings
+from tasks.control import Control
 from tasks.ledger import Ledger
 from tasks.redis_client import connect
 from tasks.replication import Replication
 from tasks.streams import JobStreams
+
+CONTROL_SECONDS = 8.0  # that a worker has for an answer
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Services:
     job_redis: redis.Redis
     cache_redis: redis.Redis
     ledger: Ledger
+    control: Control
     hub: WaitHub
     streams: JobStreams
     catalogue: Catalogue
@@ -41,6 +45,10 @@ def make_services(settings: Settings) -> Services:
         job_redis=client,
         cache_redis=connect(settings.cache_url, timeout=settings.redis_timeout_seconds),
         ledger=Ledger(client, settings.key_prefix, replication=replication),
+        control=Control(
+            connect(settings.broker_url, timeout=CONTROL_SECONDS + 1, pool_size=8),
+            settings.key_prefix,
+        ),
         hub=WaitHub(client, settings.key_prefix),
         streams=JobStreams(client, settings.key_prefix),
         catalogue=load_catalogue(settings.models_file),

@@ -99,7 +99,10 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "task_queues": [
             Queue(name, Exchange(name, type="direct"), routing_key=name) for name in ALL_QUEUES
         ],
-        "task_routes": {"ledger.*": {"queue": SYSTEM_QUEUE}},
+        "task_routes": {
+            "ledger.*": {"queue": SYSTEM_QUEUE},
+            "control.*": {"queue": CONTROL_QUEUE},
+        },
         "task_default_queue": "inference.normal",
         "task_default_exchange": "inference.normal",
         "task_default_routing_key": "inference.normal",

@@ -31,6 +31,14 @@ def sweep() -> None:
     sweep_once()
 
 
+@celery_app.task(name="control.answer")
+def control(question_id: str) -> None:
+    """Answer a question of the API."""
+    from workers.control import answer
+
+    answer(question_id)
+
+
 BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "sweep": {"task": "ledger.sweep", "schedule": 1.0},
 }

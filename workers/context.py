@@ -9,6 +9,7 @@ from functools import cache
 
 from config.catalogue import Catalogue, ProviderConfig, load_catalogue
 from config.settings import Settings, settings
+from tasks.control import Control
 from tasks.ledger import Ledger
 from tasks.redis_client import connect
 from tasks.streams import JobStreams
@@ -41,6 +42,7 @@ class WorkerContext:
     streams: StreamKeeper
     cache: SemanticCache
     flights: SingleFlight
+    control: Control
     router: Router
 
 
@@ -88,6 +90,7 @@ def context() -> WorkerContext:
             ),
             max_bytes=current.cache_max_bytes,
         ),
+        control=Control(client, current.key_prefix),
         flights=SingleFlight(client, prefix=f"{current.key_prefix}flight:"),
         router=Router(
             catalogue,

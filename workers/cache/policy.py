@@ -19,9 +19,9 @@ _TIME = re.compile(
 )
 _PERSON = re.compile(
     r"\b(?:who am i|what(?:'s| is) my|where(?:'s| is) my|when(?:'s| is) my|"
-    r"how (?:much|many) .*\b(?:do i|have i)\b (?:have|owe|left|used|spent)|my (?:balance|order status|last (?:order|invoice|"
-    r"message|payment)|calendar|inbox|schedule)|(?:status|balance|total) of my|show me my|"
-    r"remember (?:me|that i|my)|did i\b)",
+    r"how (?:much|many) .*\b(?:do i|have i)\b (?:have|owe|left|used|spent)|"
+    r"my (?:balance|order status|last (?:order|invoice|message|payment)|calendar|inbox|schedule)|"
+    r"(?:status|balance|total) of my|show me my|remember (?:me|that i|my)|did i\b)",
     re.IGNORECASE,
 )
 

@@ -67,9 +67,7 @@ _UNITS = (
 )
 _WITH_UNIT = re.compile(rf"^\d+(?:\.\d+)?(?:{_UNITS})$", re.IGNORECASE)
 # Scales (10k) and ordinals (1st) stay glued: the number's own pattern reads them.
-_GLUED_UNIT = re.compile(
-    rf"(\d)(?=(?!(?:st|nd|rd|th|k|m|bn)\b)(?:{_UNITS})\b)", re.IGNORECASE
-)
+_GLUED_UNIT = re.compile(rf"(\d)(?=(?!(?:st|nd|rd|th|k|m|bn)\b)(?:{_UNITS})\b)", re.IGNORECASE)
 _DAY_MONTH = re.compile(
     r"\b(?:(\d{1,2})(?:st|nd|rd|th)?(?:\s+of)?\s+)?([A-Za-z]+)\b(?:\s+(\d{1,4}))?"
 )
