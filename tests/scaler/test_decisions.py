@@ -242,7 +242,7 @@ def test_beta_learns_from_late_jobs_every_five_minutes() -> None:
     same, memory = decide(signals(at=1_000_200.0, started_total=200, late_total=50), memory)
     assert same.beta == 1.0
     after, memory = decide(signals(at=1_000_300.0, started_total=300, late_total=100), memory)
-    assert after.beta == pytest.approx(1.0 + 0.5 * (0.5 - 0.01))
+    assert after.beta == pytest.approx(1.0 + 0.1 * (0.5 - 0.01))
     reset, _ = decide(signals(at=1_000_600.0, started_total=3, late_total=0), memory)
     assert reset.beta == after.beta
 
