@@ -92,7 +92,7 @@ def _draw_load(axes: Any, experiment: Experiment, ours: Outcome) -> None:
         axes.fill_between(
             [moment / HOUR for moment, _, _ in forecasts],
             [outlook.p50 * seconds for _, outlook, seconds in forecasts],
-            [outlook.p90 * seconds for _, outlook, seconds in forecasts],
+            [outlook.upper * seconds for _, outlook, seconds in forecasts],
             color=COLOURS["inferenceflow"],
             alpha=0.35,
             lw=0,
