@@ -23,7 +23,7 @@ from workers.scaler.simulate.trace import Workload
 
 WARM_UP_SECONDS = 43_200.0
 REFERENCE = "reactive_tuned"
-MARGIN = 0.8
+MARGIN = 0.6
 WIDE_SHARE = 0.6  # of the budget; the rest looks around the best of it
 
 Point = tuple[float, ...]
