@@ -171,7 +171,7 @@ def register_error_handlers(app: Flask) -> None:
             status,
             "queue-full",
             f"{whose} {error.count} jobs in the queue, the most that is allowed. Try again later.",
-            headers={"Retry-After": "10"},
+            headers={"Retry-After": str(error.retry_after)},
         ).response()
 
     def unexpected(error: Exception) -> Response:

@@ -10,7 +10,7 @@ import orjson
 from config.catalogue import ModelSpec, ProviderSpec
 from tasks.inference import GenerationParams, Message, Usage
 from workers.providers.base import CallLimits, Completion, ProviderStatus
-from workers.providers.cost import cost
+from tasks.cost import cost
 from workers.providers.dialect import Answer, Call, Dialect
 from workers.providers.errors import (
     BadRequest,
