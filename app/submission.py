@@ -12,7 +12,7 @@ from app.identity import Caller
 from app.problems import FieldFault, Problem
 from app.services import Services
 from config.catalogue import AUTO, Catalogue
-from tasks.fingerprint import fingerprint
+from tasks.fingerprint import fingerprint, last_user_text, scope_of, tenant_pool
 from tasks.inference import InferenceRequest, InferenceSubmission
 from tasks.ledger import Idempotency, Limits, NewJob, Snapshot, new_job_id
 
@@ -85,6 +85,7 @@ def submit(
         user_id=caller.user,
         created_at=datetime.now(UTC),
     )
+    scope = scope_of(submission, pool=tenant_pool(caller.tenant))
     deadline = submission.deadline_seconds or settings.default_deadline_seconds
     prompt_chars = len(submission.prompt or "") + sum(
         len(message.text) for message in submission.messages or ()
@@ -95,7 +96,7 @@ def submit(
             user=caller.user,
             lane=submission.priority,
             request=asked.model_dump_json(exclude_defaults=True).encode(),
-            fingerprint=fingerprint(caller.tenant, submission),
+            fingerprint=fingerprint(scope, last_user_text(submission)),
             request_id=g.request_id,
             deadline_seconds=deadline,
             retention_seconds=settings.job_retention_seconds,

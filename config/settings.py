@@ -123,6 +123,7 @@ class Settings(BaseSettings):
     # --- Cache -----------------------------------------------------------------------------
     cache_enabled: bool = True
     cache_ttl: int = Field(default=86_400, ge=1, le=31_536_000, description="Seconds.")
+    cache_max_bytes: int = Field(default=536_870_912, ge=1_000_000, description="Of answers.")
     similarity_threshold: float = Field(default=0.85, ge=0.5, le=1.0)
     embedding_model: str = Field(
         default="all-MiniLM-L6-v2", description="A sentence-transformers name or folder."

@@ -12,6 +12,9 @@ from config.settings import Settings, settings
 from tasks.ledger import Ledger
 from tasks.redis_client import connect
 from workers.cache.cache import SemanticCache
+from workers.cache.embedding import load_embedder
+from workers.cache.policy import CachePolicy
+from workers.cache.verifier import load_verifier
 from workers.lease import LeaseKeeper
 from workers.providers.registry import build_providers
 from workers.router.router import Router
@@ -19,6 +22,8 @@ from workers.router.shared_state import SharedState
 
 # A worker waits longer for Redis than a client of the API would.
 REDIS_TIMEOUT_SECONDS = 5.0
+# A cache that does not answer at once is no help: the job goes on without it.
+CACHE_TIMEOUT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -56,15 +61,27 @@ def context() -> WorkerContext:
     )
     ledger = Ledger(client, current.key_prefix)
     catalogue = load_catalogue(current.models_file)
+    embedder = load_embedder(current.embedding_model)
     return WorkerContext(
         settings=current,
         worker=f"{socket.gethostname()}:{os.getpid()}",
         ledger=ledger,
         leases=LeaseKeeper(ledger, current.lease_seconds),
-        cache=SemanticCache(),
+        cache=SemanticCache(
+            connect(current.cache_url, timeout=CACHE_TIMEOUT_SECONDS),
+            embedder,
+            load_verifier(),
+            prefix=f"{current.key_prefix}cache",
+            policy=CachePolicy(
+                threshold=current.similarity_threshold,
+                ttl=current.cache_ttl,
+            ),
+            max_bytes=current.cache_max_bytes,
+        ),
         router=Router(
             catalogue,
             build_providers(catalogue, credentials(current, catalogue)),
             SharedState(client, prefix=f"{current.key_prefix}router:"),
+            embed=embedder.embed,
         ),
     )

@@ -11,8 +11,11 @@ from datetime import UTC, datetime
 
 import orjson
 
-from tasks.inference import Attempt, InferenceRequest, InferenceResponse
+from tasks.exact_cache import Answer
+from tasks.fingerprint import last_user_text, tenant_pool
+from tasks.inference import Attempt, InferenceRequest, InferenceResponse, Usage
 from tasks.jobs import Job, JobState
+from workers.cache.cache import CacheHit
 from workers.context import WorkerContext
 from workers.lease import Lease
 from workers.providers.base import CallLimits, Completion
@@ -57,16 +60,12 @@ def run_job(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
     """
     started = time.monotonic()
     request = job.parsed_request()
-    hit = current.cache.get_similar_cached_response(
-        request.conversation()[-1].text,
-        request.cache.threshold or current.settings.similarity_threshold,
-        request=request,
-        tenant=job.tenant,
-        fingerprint=job.fingerprint,
-    )
+    prompt, pool = last_user_text(request), tenant_pool(job.tenant)
+    hit = current.cache.get_similar_cached_response(prompt, request=request, pool=pool)
     cache_ms = _milliseconds(started)
     if hit is not None:
-        raise AssertionError
+        response = _from_cache(job, request, hit, started)
+        return Ended(JobState.SUCCEEDED, result=_dump(response), cache_ms=cache_ms)
 
     asked = time.monotonic()
     left = (job.deadline_at - (job.started_at or job.deadline_at)) / 1000
@@ -84,11 +83,7 @@ def run_job(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
     provider_ms = _milliseconds(asked)
     response = _from_provider(job, request, completion, plan.notice, started)
     current.cache.cache_response(
-        request.conversation()[-1].text,
-        response,
-        request=request,
-        tenant=job.tenant,
-        fingerprint=job.fingerprint,
+        prompt, _answer(completion, provider_ms / 1000), request=request, pool=pool
     )
     return Ended(
         JobState.SUCCEEDED,
@@ -139,7 +134,8 @@ def _unanswered(
 
 def _backoff(job: Job) -> float:
     """Exponential with full jitter, from the second run on."""
-    return random.uniform(0.5, 1.0) * RETRY_BASE_SECONDS * 2 ** max(job.attempt - 1, 0)
+    bound: float = RETRY_BASE_SECONDS * 2 ** max(job.attempt - 1, 0)
+    return random.uniform(0.5, 1.0) * bound
 
 
 def _from_provider(
@@ -166,9 +162,43 @@ def _from_provider(
     )
 
 
+def _from_cache(
+    job: Job, request: InferenceRequest, hit: CacheHit, started: float
+) -> InferenceResponse:
+    answer = hit.answer
+    return InferenceResponse(
+        response=answer.text,
+        provider=answer.provider,
+        model=answer.model,
+        finish_reason="stop",  # nothing else is stored
+        latency=_latency(job, started),
+        tokens_used=0,
+        usage=Usage(),
+        cost=0.0,
+        saved=hit.saved_cost,
+        cache_hit=True,
+        cache=hit.as_response_field(),
+        request_id=job.request_id,
+        created_at=datetime.now(UTC),
+        metadata=request.metadata,
+    )
+
+
+def _answer(completion: Completion, seconds: float) -> Answer:
+    return Answer(
+        text=completion.text,
+        provider=completion.provider,
+        model=completion.model,
+        finish_reason=completion.finish_reason,
+        usage=completion.usage,
+        cost=completion.cost,
+        latency=seconds,
+    )
+
+
 def _latency(job: Job, started: float) -> float:
-    waited = ((job.started_at or job.created_at) - job.created_at) / 1000
-    return round(waited + time.monotonic() - started, 4)
+    waited_ms = (job.started_at or job.created_at) - job.created_at
+    return waited_ms / 1000 + time.monotonic() - started
 
 
 def _milliseconds(since: float) -> int:

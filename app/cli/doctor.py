@@ -122,7 +122,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     try:
         client = connect(settings.broker_url)
         release = client.info("server")["redis_version"]
-        policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "unknown")
+        policy = str(client.config_get("maxmemory-policy").get("maxmemory-policy", "unknown"))
         modules = {str(module[b"name"].decode()) for module in client.module_list()}
     except redis.RedisError as error:
         yield Finding("Redis", False, f"not there ({type(error).__name__})", mend, required=False)
