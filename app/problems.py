@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -14,7 +15,15 @@ from flask_limiter import RateLimitExceeded
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
-from tasks.ledger import IdempotencyConflictError, JobEndedError, QueueFullError, UnknownJobError
+from app.refusals import describe
+from tasks.database import DatabaseDownError
+from tasks.ledger import (
+    IdempotencyConflictError,
+    JobEndedError,
+    QueueFullError,
+    RefusedError,
+    UnknownJobError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -174,6 +183,23 @@ def register_error_handlers(app: Flask) -> None:
             headers={"Retry-After": str(error.retry_after)},
         ).response()
 
+    def refused(error: RefusedError) -> Response:
+        status, kind, detail, seconds = describe(error.refusal, datetime.now(UTC))
+        headers = {} if seconds is None else {"Retry-After": str(seconds)}
+        return Problem(status, kind, detail, headers=headers).response()
+
+    def database_down(error: DatabaseDownError) -> Response:
+        logger.warning(
+            "account database unavailable",
+            extra={"action": "database_unavailable", "error": str(error)},
+        )
+        return Problem(
+            503,
+            "accounts-unavailable",
+            "The account database does not answer. Nothing was changed; try again.",
+            headers={"Retry-After": "5"},
+        ).response()
+
     def unexpected(error: Exception) -> Response:
         logger.error("unexpected error", exc_info=error, extra={"action": "unexpected_error"})
         return Problem(
@@ -189,4 +215,6 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(JobEndedError, job_ended)
     app.register_error_handler(IdempotencyConflictError, conflict)
     app.register_error_handler(QueueFullError, queue_full)
+    app.register_error_handler(RefusedError, refused)
+    app.register_error_handler(DatabaseDownError, database_down)
     app.register_error_handler(Exception, unexpected)

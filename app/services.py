@@ -11,7 +11,10 @@ from flask import current_app
 from app.waiting import WaitHub
 from config.catalogue import Catalogue, load_catalogue
 from config.settings import Settings
+from tasks.accounts import Accounts
+from tasks.database import Database
 from tasks.ledger import Ledger
+from tasks.prices import Prices, load_prices
 from tasks.redis_client import connect
 
 
@@ -25,11 +28,19 @@ class Services:
     ledger: Ledger
     hub: WaitHub
     catalogue: Catalogue
+    database: Database
+    accounts: Accounts
+
+    @property
+    def prices(self) -> Prices:
+        """What requests cost at most; worked out when first needed."""
+        return load_prices(self.settings.models_file)
 
 
 def make_services(settings: Settings) -> Services:
     """Connect to what the settings name (lazily: nothing has to be up yet)."""
     client = connect(settings.broker_url, timeout=settings.redis_timeout_seconds)
+    database = Database(settings.database_url)
     return Services(
         settings=settings,
         job_redis=client,
@@ -37,6 +48,8 @@ def make_services(settings: Settings) -> Services:
         ledger=Ledger(client, settings.key_prefix),
         hub=WaitHub(client, settings.key_prefix),
         catalogue=load_catalogue(settings.models_file),
+        database=database,
+        accounts=Accounts(client, settings.key_prefix, database),
     )
 
 

@@ -34,8 +34,10 @@ class Bill:
 
     @classmethod
     def of(cls, result: bytes) -> Self:
-        """The bill of an InferenceResponse as JSON."""
-        response: dict[str, Any] = orjson.loads(result)
+        """The bill of an InferenceResponse as JSON; an empty one for any other JSON."""
+        response: Any = orjson.loads(result)
+        if not isinstance(response, dict):
+            return cls()
         usage = response.get("usage") or {}
         hit = response.get("cache_hit")
         layer = str((response.get("cache") or {}).get("layer") or "cache") if hit else ""

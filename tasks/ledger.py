@@ -191,8 +191,9 @@ class Ledger:
     ) -> tuple[Snapshot, bool]:
         """Accept a job. Returns it and whether it is new (False: replayed by its key).
 
-        `channel` is told when the job moves. Raises IdempotencyConflictError, QueueFullError, RefusedError,
-        AccountNotLoadedError, redis.OutOfMemoryError when Redis is full, redis.ConnectionError, redis.TimeoutError.
+        `channel` is told when the job moves. Raises IdempotencyConflictError, QueueFullError,
+        RefusedError, AccountNotLoadedError, redis.OutOfMemoryError when Redis is full,
+        redis.ConnectionError, redis.TimeoutError.
         """
         job_id = job_id or new_job_id()
         now = time.gmtime()

@@ -32,7 +32,16 @@ def sweep() -> None:
     sweep_once()
 
 
+@celery_app.task(name="usage.write", queue=SYSTEM_QUEUE, expires=10)
+def write_usage() -> None:
+    """Bring the usage ledger in SQL up to date with the outbox of ended jobs."""
+    from workers.usage import write_usage as write
+
+    write()
+
+
 BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "sweep": {"task": "ledger.sweep", "schedule": 1.0, "options": {"queue": SYSTEM_QUEUE}},
+    "usage": {"task": "usage.write", "schedule": 2.0, "options": {"queue": SYSTEM_QUEUE}},
 }
 celery_app.conf.beat_schedule = BEAT_SCHEDULE
