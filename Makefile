@@ -15,6 +15,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
+# checkov pins old versions of what we use: it gets an environment of its own.
+build/checkov/bin/checkov:
+	$(PYTHON) -m venv build/checkov
+	build/checkov/bin/python -m pip install --quiet --disable-pip-version-check checkov
+
 install: $(STAMP) ## Make the virtual environment and install everything, at locked versions
 
 demo: $(STAMP) ## Start everything, send real prompts through it, show the answers, stop
@@ -29,7 +34,7 @@ check: $(STAMP) ## Lint, formatting, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check ## Everything: checks, all tests, coverage of at least 90%
+test: check build/checkov/bin/checkov ## Everything: checks, all tests, coverage of at least 90%
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=90
 
 test-fast: $(STAMP) ## The quick tests, in under a minute

@@ -28,13 +28,11 @@ def run_beat(settings: Settings) -> None:
     configure_logging(settings)
     import tasks.signatures  # noqa: F401 - brings the schedule
 
-    if settings.heartbeat_file is not None:
-        settings.heartbeat_file.touch()
     client = connect(settings.broker_url, timeout=5)
     lock = client.lock(
         f"{settings.key_prefix}beat", timeout=LOCK_SECONDS, sleep=1.0, thread_local=False
     )
-    _acquire(lock)
+    _acquire(lock, settings)
     logger.info("beat is active", extra={"action": "beat_active"})
     threading.Thread(target=_keep, args=(lock, settings), name="beat-lock", daemon=True).start()
     # Scheduler, not PersistentScheduler: every period is short, so there is nothing to remember.
@@ -43,10 +41,11 @@ def run_beat(settings: Settings) -> None:
     ).run()
 
 
-def _acquire(lock: Lock) -> None:
+def _acquire(lock: Lock, settings: Settings) -> None:
     while True:
+        _show_life(settings)  # standing by is healthy, and so is waiting for Redis
         try:
-            if lock.acquire():
+            if lock.acquire(blocking_timeout=LOCK_SECONDS / 4):
                 return
         except redis.RedisError as error:
             logger.warning(
@@ -72,5 +71,9 @@ def _keep(lock: Lock, settings: Settings) -> None:
                 logger.error("beat lock not kept", extra={"action": "beat_lock_lost"})
                 os._exit(1)
         else:
-            if settings.heartbeat_file is not None:
-                settings.heartbeat_file.touch()
+            _show_life(settings)
+
+
+def _show_life(settings: Settings) -> None:
+    if settings.heartbeat_file is not None:
+        settings.heartbeat_file.touch()

@@ -32,7 +32,7 @@ def init_limits(
         app=app,
         default_limits=[f"{settings.rate_limit_requests * READS_PER_SUBMISSION} {window}"],
         strategy="fixed-window",
-        storage_uri=settings.broker_url,
+        storage_uri="redis://",  # of the library; the connections are ours
         storage_options=cast(dict[str, str | int], {"connection_pool": client.connection_pool}),
         key_prefix=f"{settings.key_prefix}limits",
         swallow_errors=False,  # never let a silent Redis mean no limit

@@ -20,6 +20,7 @@ from tasks.database import DatabaseDownError
 from tasks.ledger import (
     IdempotencyConflictError,
     JobEndedError,
+    NotReplicatedError,
     QueueFullError,
     RefusedError,
     UnknownJobError,
@@ -157,6 +158,19 @@ def register_error_handlers(app: Flask) -> None:
             headers={"Retry-After": "30"},
         ).response()
 
+    def not_replicated(error: NotReplicatedError) -> Response:
+        logger.warning(
+            "job not replicated",
+            extra={"action": "not_replicated", "job_id": error.job_id},
+        )
+        return Problem(
+            503,
+            "not-replicated",
+            "No replica of the job store has confirmed the job in time. It may run or be lost; "
+            "repeat the request with the same Idempotency-Key.",
+            headers={"Retry-After": "1"},
+        ).response()
+
     def unknown_job(_error: UnknownJobError) -> Response:
         return Problem(
             404, "unknown-job", "No such job. It may have been deleted after its retention."
@@ -211,6 +225,7 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(HTTPException, http)
     app.register_error_handler(redis.RedisError, redis_down)
     app.register_error_handler(redis.exceptions.OutOfMemoryError, redis_full)
+    app.register_error_handler(NotReplicatedError, not_replicated)
     app.register_error_handler(UnknownJobError, unknown_job)
     app.register_error_handler(JobEndedError, job_ended)
     app.register_error_handler(IdempotencyConflictError, conflict)

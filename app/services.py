@@ -16,6 +16,7 @@ from tasks.database import Database
 from tasks.ledger import Ledger
 from tasks.prices import Prices, load_prices
 from tasks.redis_client import connect
+from tasks.replication import Replication
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,14 @@ def make_services(settings: Settings) -> Services:
     """Connect to what the settings name (lazily: nothing has to be up yet)."""
     client = connect(settings.broker_url, timeout=settings.redis_timeout_seconds)
     database = Database(settings.database_url)
+    replication = None
+    if settings.durability == "replicated":
+        replication = Replication(settings.replication_timeout_seconds)
     return Services(
         settings=settings,
         job_redis=client,
         cache_redis=connect(settings.cache_url, timeout=settings.redis_timeout_seconds),
-        ledger=Ledger(client, settings.key_prefix),
+        ledger=Ledger(client, settings.key_prefix, replication=replication),
         hub=WaitHub(client, settings.key_prefix),
         catalogue=load_catalogue(settings.models_file),
         database=database,

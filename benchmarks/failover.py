@@ -20,19 +20,19 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import redis
-
 from config.catalogue import Catalogue, ProviderConfig
 from tasks.inference import InferenceSubmission
 from tests.fakes.provider import FakeProvider
 from tests.redis_server import redis_server
 from workers.providers.base import CallLimits
 from workers.providers.registry import build_providers
+from workers.redis_client import quick_redis
 from workers.router import BreakerPolicy, Router, SharedState
 
 HEALTHY_SECONDS = 0.05
 FIRST_BYTE_SECONDS = 1.0
 DEADLINE_SECONDS = 30.0
+OPEN_MS = 500  # the default is 10,000; short, so that probes happen within the run
 BROKEN = ("failing", "hanging")
 
 
@@ -73,11 +73,10 @@ def catalogue(urls: dict[str, str]) -> Catalogue:
 def router(urls: dict[str, str], redis_url: str, policy: BreakerPolicy) -> Router:
     """A router as a worker has one."""
     book = catalogue(urls)
-    client = redis.Redis.from_url(redis_url, socket_timeout=2)
     return Router(
         book,
         build_providers(book, {name: ProviderConfig() for name in urls}),
-        SharedState(client, policy),
+        SharedState(quick_redis(redis_url), policy),
     )
 
 
@@ -131,7 +130,7 @@ def killed_prober(urls: dict[str, str], redis_url: str, hanging: FakeProvider) -
     return {
         "killed_by": signal.Signals(-(process.exitcode or 0)).name,
         "closed_after_seconds": round(time.monotonic() - killed, 2),
-        "probe_lease_seconds": DEADLINE_SECONDS / 2 + 5,
+        "probe_lease_seconds": policy.probe_ms / 1000,
     }
 
 
@@ -151,7 +150,7 @@ def main() -> int:
         hanging.behave(mode="hang")
         healthy.behave(latency=HEALTHY_SECONDS)
         urls = {"failing": failing.url, "hanging": hanging.url, "healthy": healthy.url}
-        routing = router(urls, redis_url, BreakerPolicy())
+        routing = router(urls, redis_url, BreakerPolicy(open_ms=OPEN_MS))
         alone = many(routing, "healthy", given.calls, given.threads)
         results = many(routing, "all", given.calls, given.threads)
         # Open from the moment when the last circuit opened, which the first calls brought about.

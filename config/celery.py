@@ -7,6 +7,7 @@ from typing import Any
 
 from kombu import Exchange, Queue
 
+from config.sentinel import is_sentinel, parse_sentinel_url
 from config.settings import Settings
 
 BROKER_PREFIX = "broker:"  # under our own key prefix; before every key that kombu makes
@@ -66,10 +67,20 @@ class WeightedCycle:
         return last_used
 
 
+def _broker(settings: Settings) -> tuple[str, dict[str, Any]]:
+    """The broker's URL as kombu takes it, and what must go into the transport options for it."""
+    if not is_sentinel(settings.broker_url):
+        return settings.broker_url, {}
+    address = parse_sentinel_url(settings.broker_url)
+    options = {"master_name": address.primary, "sentinel_kwargs": address.sentinel_options}
+    return address.kombu_url(), options
+
+
 def celery_config(settings: Settings) -> dict[str, Any]:
     """The configuration of the Celery app."""
+    broker_url, broker_options = _broker(settings)
     return {
-        "broker_url": settings.broker_url,
+        "broker_url": broker_url,
         # The ledger holds every result. A result backend would hold a second, weaker truth; the
         # few control tasks that are waited for answer through a Redis list of their own.
         "task_ignore_result": True,
@@ -88,6 +99,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "task_queues": [
             Queue(name, Exchange(name, type="direct"), routing_key=name) for name in ALL_QUEUES
         ],
+        "task_routes": {name: {"queue": SYSTEM_QUEUE} for name in ("ledger.*", "usage.*")},
         "task_default_queue": "inference.normal",
         "task_default_exchange": "inference.normal",
         "task_default_routing_key": "inference.normal",
@@ -113,6 +125,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
             # One list a queue: three queues give priority, and LLEN tells the truth.
             "priority_steps": [0],
             # retry_on_timeout stays unset: a publish tried again may have happened already.
+            **broker_options,
         },
         "visibility_timeout": VISIBILITY_TIMEOUT,
         # Flower and celery-exporter live on these. Tasks carry ids only, so no prompt is in them.

@@ -5,11 +5,21 @@ from __future__ import annotations
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import quote
 
-from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from config.sentinel import is_sentinel, parse_sentinel_url
 
 MIN_SECRET_BYTES = 32  # RFC 7518, 3.2: an HS256 key is at least as long as its hash
 
@@ -17,6 +27,8 @@ MIN_SECRET_BYTES = 32  # RFC 7518, 3.2: an HS256 key is at least as long as its 
 def _redis_url(value: str) -> str:
     if not value.startswith(("redis://", "rediss://", "unix://", "sentinel://")):
         raise ValueError("must start with redis://, rediss://, unix:// or sentinel://")
+    if is_sentinel(value):
+        parse_sentinel_url(value)
     return value
 
 
@@ -51,7 +63,9 @@ class Settings(BaseSettings):
 
     # --- Redis -----------------------------------------------------------------------------
     redis_url: RedisURL | None = Field(
-        default=None, description="Broker and job ledger. Must never evict."
+        default=None,
+        description="Broker and job ledger; must never evict. redis://, rediss://, unix:// or "
+        "sentinel://host:port,host:port/primary/database",
     )
     redis_host: str = Field(default="127.0.0.1", description="Used when REDIS_URL is not set.")
     redis_port: int = Field(default=6379, ge=1, le=65535)
@@ -64,6 +78,13 @@ class Settings(BaseSettings):
     )
     redis_timeout_seconds: float = Field(
         default=1.0, gt=0, le=30, description="For one command of the API."
+    )
+    durability: Literal["local", "replicated"] = Field(
+        default="local",
+        description="replicated: a job is accepted when a replica of Redis has it too.",
+    )
+    replication_timeout_seconds: float = Field(
+        default=0.5, gt=0, le=10, description="For that replica; less than a command may take."
     )
 
     # --- API -------------------------------------------------------------------------------
@@ -160,6 +181,12 @@ class Settings(BaseSettings):
     )
     log_prompts: bool = Field(default=False, description="Let prompt text into the logs.")
 
+    @model_validator(mode="after")
+    def _replication_fits_into_a_command(self) -> Self:
+        if self.replication_timeout_seconds >= self.redis_timeout_seconds:
+            raise ValueError("REPLICATION_TIMEOUT_SECONDS must be below REDIS_TIMEOUT_SECONDS")
+        return self
+
     @property
     def broker_url(self) -> str:
         """Where broker and ledger are."""
@@ -185,16 +212,19 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         lines = [
-            f"{str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}"
-            f"{_accepts(str(fault['loc'][0]))}"
+            _in_words(str(fault["loc"][0]) if fault["loc"] else "", fault["msg"])
             for fault in error.errors(include_input=False, include_url=False)
         ]
         raise BadSettingsError("; ".join(lines)) from None
 
 
-def _accepts(name: str) -> str:
+def _in_words(name: str, fault: str) -> str:
+    fault = fault.removeprefix("Value error, ")
+    if not name:  # a fault between settings names them itself
+        return fault
     field = Settings.model_fields.get(name)
-    return f" ({field.description})" if field and field.description else ""
+    accepts = f" ({field.description})" if field and field.description else ""
+    return f"{name.upper()}: {fault}{accepts}"
 
 
 @lru_cache(maxsize=1)

@@ -24,6 +24,7 @@ from tasks.bills import Bill
 from tasks.inference import Priority
 from tasks.jobs import RECORD_VERSION, Job, JobState
 from tasks.messages import run_message
+from tasks.replication import Replication, call_replicated
 from tasks.scripts import load_script
 
 IDEMPOTENCY_SECONDS = 86_400
@@ -64,6 +65,14 @@ class RefusedError(LedgerError):
 
 class AccountNotLoadedError(LedgerError):
     """Redis does not know what the tenant may spend; load it from SQL and try again."""
+
+
+class NotReplicatedError(LedgerError):
+    """No replica has confirmed the job in time. It may run; repeating the call is safe."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(self.__doc__)
+        self.job_id = job_id
 
 
 class UnknownJobError(LedgerError):
@@ -166,8 +175,11 @@ def new_job_id() -> str:
 class Ledger:
     """The ledger's operations on one Redis."""
 
-    def __init__(self, client: redis.Redis, prefix: str) -> None:
+    def __init__(
+        self, client: redis.Redis, prefix: str, *, replication: Replication | None = None
+    ) -> None:
         self._redis = client
+        self._replication = replication
         self._prefix = prefix
         self._message = run_message()
         self._submit = load_script(client, "submit", when_full=False)
@@ -186,13 +198,22 @@ class Ledger:
     def _call(self, script: Any, *args: object) -> Any:
         return script(args=[self._prefix, self._message, *args])
 
+    def _call_safely(self, script: Any, *args: object) -> tuple[Any, bool]:
+        """The reply, and whether it would survive the loss of the primary, if that was asked."""
+        if self._replication is None:
+            return self._call(script, *args), True
+        return call_replicated(
+            self._redis, script, [self._prefix, self._message, *args], self._replication
+        )
+
     def submit(
         self, job: NewJob, *, limits: Limits, channel: str = "", job_id: str | None = None
     ) -> tuple[Snapshot, bool]:
         """Accept a job. Returns it and whether it is new (False: replayed by its key).
 
         `channel` is told when the job moves. Raises IdempotencyConflictError, QueueFullError,
-        RefusedError, AccountNotLoadedError, redis.OutOfMemoryError when Redis is full,
+        RefusedError, AccountNotLoadedError, NotReplicatedError (only with `replication`),
+        redis.OutOfMemoryError when Redis is full,
         redis.ConnectionError, redis.TimeoutError.
         """
         job_id = job_id or new_job_id()
@@ -213,7 +234,7 @@ class Ledger:
             fields += ["result", job.result, "bill", Bill.of(job.result).dump()]
         elif job.reserve is not None:
             fields += ["reserve_nano", job.reserve.nano, "reserve_tokens", job.reserve.tokens]
-        reply = self._call(
+        reply, safe = self._call_safely(
             self._submit,
             job_id,
             job.tenant,
@@ -243,6 +264,8 @@ class Ledger:
             raise AccountNotLoadedError(AccountNotLoadedError.__doc__)
         if outcome == "refused":
             raise RefusedError(orjson.loads(reply[1]))
+        if not safe:
+            raise NotReplicatedError(reply[1].decode() if outcome == "exists" else job_id)
         if outcome == "exists":
             return self.read(reply[1].decode(), job.tenant, channel=channel), False
         return _accepted(job, job_id, *map(int, reply[1:])), True

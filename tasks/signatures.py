@@ -10,7 +10,6 @@ from typing import Any
 
 from celery import Task
 
-from config.celery import SYSTEM_QUEUE
 from tasks.celery_app import celery_app
 from tasks.inference import Priority
 from tasks.messages import RUN_TASK
@@ -24,7 +23,7 @@ def run(self: Task) -> None:
     run_next(Priority(self.request.delivery_info["routing_key"].removeprefix("inference.")))
 
 
-@celery_app.task(name="ledger.sweep", queue=SYSTEM_QUEUE, expires=10)
+@celery_app.task(name="ledger.sweep", expires=10)
 def sweep() -> None:
     """One step of the reconciler."""
     from workers.reconciler import sweep_once
@@ -32,7 +31,7 @@ def sweep() -> None:
     sweep_once()
 
 
-@celery_app.task(name="usage.write", queue=SYSTEM_QUEUE, expires=10)
+@celery_app.task(name="usage.write", expires=10)
 def write_usage() -> None:
     """Bring the usage ledger in SQL up to date with the outbox of ended jobs."""
     from workers.usage import write_usage as write
@@ -41,7 +40,7 @@ def write_usage() -> None:
 
 
 BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
-    "sweep": {"task": "ledger.sweep", "schedule": 1.0, "options": {"queue": SYSTEM_QUEUE}},
-    "usage": {"task": "usage.write", "schedule": 2.0, "options": {"queue": SYSTEM_QUEUE}},
+    "sweep": {"task": "ledger.sweep", "schedule": 1.0},
+    "usage": {"task": "usage.write", "schedule": 2.0},
 }
 celery_app.conf.beat_schedule = BEAT_SCHEDULE

@@ -29,9 +29,10 @@ def redis_server(port: int | None = None) -> Iterator[tuple[str, subprocess.Pope
     """The URL and process of a server that keeps nothing on disk."""
     port = port or free_port()
     with tempfile.TemporaryDirectory() as directory:
+        arguments = f"--port {port} --bind 127.0.0.1 --dir {directory} --appendonly no".split()
+        arguments += ["--save", "", "--loglevel", "warning"]
         process = subprocess.Popen(
-            [BINARY, "--port", str(port), "--bind", "127.0.0.1", "--dir", directory]
-            + ["--save", "", "--appendonly", "no", "--loglevel", "warning"],
+            [str(BINARY), *arguments],
             stdout=subprocess.DEVNULL,
         )
         url = f"redis://127.0.0.1:{port}/0"

@@ -6,6 +6,7 @@ import click
 
 from app.cli.demo import demo
 from app.cli.doctor import doctor
+from app.cli.init import init, probe
 from app.cli.jobs import jobs, submit
 from app.cli.processes import api, beat, worker
 from app.cli.stack import up
@@ -18,5 +19,5 @@ def main() -> None:
     """A self-hosted inference broker."""
 
 
-for command in (up, demo, doctor, token, submit, jobs, api, worker, beat):
+for command in (up, demo, doctor, token, submit, jobs, api, worker, beat, init, probe):
     main.add_command(command)

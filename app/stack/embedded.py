@@ -5,6 +5,7 @@ both from Python packages.
 from __future__ import annotations
 
 import importlib
+import json
 import shutil
 import socket
 from importlib.util import find_spec
@@ -46,10 +47,18 @@ def redisearch_module() -> Path:
     return path
 
 
-def redis_command(port: int, folder: Path, *, host: str = "127.0.0.1") -> list[str]:
-    """The command of a durable Redis with RediSearch; at most one second of writes at risk."""
+def redis_command(
+    port: int, folder: Path, *, host: str = "127.0.0.1", password: str = ""
+) -> list[str]:
+    """The command of a durable Redis with RediSearch; at most one second of writes at risk.
+
+    A password goes through a file in `folder`: everybody can read a process' arguments.
+    """
+    secret = folder / "password.conf"
+    secret.touch(mode=0o600)
+    secret.write_text(f"requirepass {json.dumps(password)}\n" if password else "")
     return [
-        str(redis_server()),
+        str(redis_server()), str(secret),
         "--port", str(port),
         "--bind", host,
         "--dir", str(folder),

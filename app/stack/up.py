@@ -91,9 +91,11 @@ class Stack:
             embedded.require_port(options.redis_port, "Redis", "--redis-port")
             folder = options.data / "redis"
             folder.mkdir(exist_ok=True)
-            start(
-                Child("redis", embedded.redis_command(options.redis_port, folder), self._redis_up)
+            secret = self.settings.redis_password
+            command = embedded.redis_command(
+                options.redis_port, folder, password=secret.get_secret_value() if secret else ""
             )
+            start(Child("redis", command, self._redis_up))
         elif not self._redis_up():
             raise StackError("REDIS_URL is set, but nothing answers there")
         if options.local_model:

@@ -16,6 +16,7 @@ import random
 import select
 import socket
 import socketserver
+import ssl
 import sys
 import threading
 from collections.abc import Iterator
@@ -66,14 +67,19 @@ class _Server(socketserver.ThreadingTCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that leave early are what many tests are about; all else is a fault."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
+        if not isinstance(sys.exc_info()[1], ConnectionError | ssl.SSLError):
             super().handle_error(request, client_address)
 
 
 class FakeProvider:
     """The server. `url` is its base URL; `seen` the latest requests; `count` how many came."""
 
-    def __init__(self, port: int = 0, behaviour: Behaviour | None = None) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        behaviour: Behaviour | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.behaviour = behaviour or Behaviour()
         self.script: collections.deque[Behaviour] = collections.deque()
         self.seen: collections.deque[Seen] = collections.deque(maxlen=1_000)
@@ -87,11 +93,23 @@ class FakeProvider:
 
         self._server = _Server(("127.0.0.1", port), Handler)
         self.port: int = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}/v1"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
 
     def behave(self, **changes: Any) -> None:
         """Answer from now on as `Behaviour(**changes)` says."""
         self.behaviour = Behaviour(**changes)
+
+    def reset(self) -> None:
+        """Forget what was seen and queued, and behave well."""
+        with self._lock:
+            self.behaviour = Behaviour()
+            self.script.clear()
+            self.seen.clear()
+            self.count = 0
 
     def then(self, **changes: Any) -> Self:
         """Queue a behaviour for one request; when the queue is empty, `behaviour` holds again."""
@@ -107,7 +125,7 @@ class FakeProvider:
 
     def serve(self) -> None:
         """Serve until `close` is called from another thread."""
-        self._server.serve_forever(poll_interval=0.05)
+        self._server.serve_forever(poll_interval=0.02)
 
     def close(self) -> None:
         """Stop; requests that hang are let go."""
@@ -133,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def handle(self) -> None:
-        with contextlib.suppress(ConnectionError, ValueError):
+        with contextlib.suppress(ConnectionError, ssl.SSLError, ValueError):
             super().handle()
 
     def do_GET(self) -> None:
@@ -243,7 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         while not self.owner.closing.is_set():
             readable, _, _ = select.select([self.connection], [], [], 0.1)
-            if readable and not self.connection.recv(1, socket.MSG_PEEK):
+            if readable and not socket.socket.recv(self.connection, 1, socket.MSG_PEEK):
                 return  # the client has left
 
     def _fail(self, behaviour: Behaviour, kind: shapes.Kind) -> None:

@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from tests.redis_server import redis_server
+from workers.redis_client import quick_redis
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +20,7 @@ def router_redis_url() -> Iterator[str]:
 
 @pytest.fixture
 def router_redis(router_redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(router_redis_url, socket_timeout=5) as client:
+    with quick_redis(router_redis_url, 5) as client:
         yield client
 
 

@@ -12,6 +12,7 @@ ProviderError
 ├── ModelNotFound            404 for the model: another provider may have it
 ├── ContentFiltered          refused by the provider's safety system
 ├── InvalidResponse          an answer that its own documentation does not allow
+│   └── EmptyAnswer          one without a word in it; may be the prompt's fault
 ├── Cancelled                the job was cancelled, or its lease lost, during the call
 └── AllProvidersFailed       the router: every candidate failed, each as told in `attempts`
     └── NoCapacity           the router: none may be asked now; nothing was called
@@ -116,6 +117,10 @@ class InvalidResponse(ProviderError):
 
     type = "invalid_response"
     retryable = True
+
+
+class EmptyAnswer(InvalidResponse):
+    """The provider's answer is empty."""
 
 
 class Cancelled(ProviderError):

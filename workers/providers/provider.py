@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,7 +16,7 @@ from workers.providers.dialect import Answer, Call, Dialect
 from workers.providers.errors import (
     BadRequest,
     ContentFiltered,
-    InvalidResponse,
+    EmptyAnswer,
     ProviderError,
     ProviderUnreachable,
 )
@@ -26,6 +27,7 @@ from workers.providers.tokens import estimate_tokens
 from workers.providers.transport import Reply, Transport
 
 STATUS_SECONDS = 3.0
+ESTIMATE_MARGIN = 1.3  # the estimate of tokens may be that much too low
 
 
 class HttpProvider:
@@ -163,7 +165,8 @@ class HttpProvider:
         self, prompt: str | Sequence[Message], max_tokens: int, model: str | None = None
     ) -> float:
         """See `Provider.estimate_cost`. Without a model: the dearest one of this provider."""
-        usage = Usage(input_tokens=estimate_tokens(prompt), output_tokens=max_tokens)
+        tokens = math.ceil(estimate_tokens(prompt) * ESTIMATE_MARGIN)
+        usage = Usage(input_tokens=tokens, output_tokens=max_tokens)
         names = [model] if model is not None else list(self._models)
         return max(
             (
@@ -193,4 +196,4 @@ def _refuse_empty(answer: Answer) -> None:
         raise ContentFiltered()
     if answer.finish_reason == "length":
         raise BadRequest("max_tokens was used up before the first word of the answer; raise it")
-    raise InvalidResponse("the answer is empty")
+    raise EmptyAnswer

@@ -7,6 +7,7 @@ import http.client
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import requests
@@ -130,6 +131,8 @@ class Transport:
         self._watchdog = watchdog
         self._session = requests.Session()
         self._session.trust_env = False  # no proxies, and no ~/.netrc sent along
+        # A cookie would be state shared between tenants.
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         adapter = _WatchedAdapter(pool_connections=4, pool_maxsize=POOL_CONNECTIONS, max_retries=0)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)

@@ -22,9 +22,11 @@ from workers.providers.errors import (
     AuthenticationFailed,
     Cancelled,
     ContextTooLong,
+    EmptyAnswer,
     ModelNotFound,
     NoCapacity,
     ProviderError,
+    ProviderTimeout,
     RateLimited,
 )
 from workers.providers.provider import HttpProvider
@@ -117,6 +119,7 @@ class _Run:
         self.called = False
         self.streamed = False  # the client has seen text of the attempt that failed
         self.last: ProviderError | None = None
+        self.blamed: set[str] = set()  # targets against whose circuits this request counted
 
     def run(self) -> Completion:
         backoff = tenacity.wait_random_exponential(
@@ -157,6 +160,11 @@ class _Run:
         """Go through the candidates once. Raises _RoundFailed, or what ends the run."""
         waits: dict[str, float] = {}
         while True:
+            # Before a place is reserved: a late job must not look like a provider's failure.
+            if self.limits.cancelled():
+                raise Cancelled
+            if time.monotonic() >= self.limits.deadline:
+                raise ProviderTimeout("the deadline passed before a provider answered")
             left = [t for key, t in self.live.items() if key not in waits]
             if not left:
                 raise _RoundFailed(self._soonest(waits))
@@ -217,7 +225,7 @@ class _Run:
             return completion
         except ProviderError as caught:
             error = caught
-            result = _result_of(caught)
+            result = self._result_of(caught, target, admission, time.monotonic() - started)
             raise
         finally:
             latency_ms = (time.monotonic() - started) * 1000
@@ -232,6 +240,29 @@ class _Run:
                 )
                 self.attempts.append(attempt)
                 self.on_attempt(attempt)
+
+    def _result_of(
+        self, error: ProviderError, target: Target, admission: Admission, seconds: float
+    ) -> Result:
+        """What a failed call says about its target."""
+        if isinstance(error, Cancelled):
+            return "released"
+        if isinstance(error, AuthenticationFailed | ModelNotFound):
+            return "fatal"
+        if isinstance(error, RateLimited | EmptyAnswer) or not error.retryable:
+            return "healthy"
+        cut_short = (
+            isinstance(error, ProviderTimeout)
+            and seconds < self.policy.min_attempt_seconds
+            and time.monotonic() >= self.limits.deadline
+        )
+        if cut_short:
+            return "released"  # the job came late; nobody could have answered
+        if target.key in self.blamed and not admission.probe:
+            # A prompt that breaks its reader would open every circuit by its retries alone.
+            return "released"
+        self.blamed.add(target.key)
+        return "failed"
 
     def _delta(self, text: str) -> None:
         self.streamed = True
@@ -261,7 +292,16 @@ class _Run:
         reserved = self.plan.input_tokens + self.plan.output_tokens
         refund = 0 if completion is None else reserved - completion.usage.total
         change = self.state.record(
-            Outcome(target, token, result, latency_ms, pause * 1000, refund, admission.shared)
+            Outcome(
+                target,
+                token,
+                result,
+                latency_ms,
+                pause_ms=pause * 1000,
+                refund=refund,
+                probe=admission.probe,
+                shared=admission.shared,
+            )
         )
         if change != "none":
             logger.warning(
@@ -309,7 +349,7 @@ class _Run:
 
     def _final(self, wait_seconds: float | None) -> AllProvidersFailed:
         if not self.called:
-            return NoCapacity(retry_after=wait_seconds)
+            return NoCapacity(attempts=self.attempts, retry_after=wait_seconds, retryable=True)
         tried = ", ".join(
             f"{a.provider}/{a.model}: {a.status}" for a in self.attempts if a.latency_ms
         )
@@ -323,13 +363,3 @@ class _Run:
 def _wait_of(state: tenacity.RetryCallState) -> float | None:
     error = state.outcome.exception() if state.outcome is not None else None
     return error.wait_seconds if isinstance(error, _RoundFailed) else None
-
-
-def _result_of(error: ProviderError) -> Result:
-    if isinstance(error, Cancelled):
-        return "released"
-    if isinstance(error, AuthenticationFailed | ModelNotFound):
-        return "fatal"
-    if isinstance(error, RateLimited) or (not error.retryable):
-        return "healthy"
-    return "failed"

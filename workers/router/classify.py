@@ -2,10 +2,11 @@
 
 Two questions, answered by one embedding of the prompt:
 
-1. What kind of request is it? The prompt is compared with every example utterance in the catalogue;
-   a type scores the mean of its `neighbours` nearest examples, and the best type wins. Below
-   `confidence` (cosine similarity) nothing is known, and the default tier is used.
-2. How hard is it? Each type has a tier; signs of difficulty in the text move it by one step.
+1. What kind of request is it? Every example utterance in the catalogue votes for its type with
+   weight exp(s / sharpness), s being its cosine similarity to the prompt (a Parzen estimate). The
+   votes of a tier's types together are the tier's probability; below `confidence` nothing is known,
+   and the default tier is used.
+2. How hard is it? Signs of difficulty in the text move the tier by one step.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ class Decision:
 
     route: str
     tier: Tier
-    request_type: str | None  # None: not recognised
-    similarity: float  # of the best type
-    runner_up: str | None
-    runner_up_similarity: float
-    confident: bool
-    signs: tuple[str, ...]  # of difficulty, that moved the tier
+    request_type: str | None  # the likeliest; None where nothing was embedded
+    probability: float  # of that type
+    tier_probability: float  # of the likeliest tier
+    confident: bool  # False: the default tier was taken
+    signs: tuple[str, ...] = ()  # of difficulty, that moved the tier
     nearest_example: str | None = None
+    similarity: float = 0.0  # of the nearest example, cosine
 
     def as_json(self) -> dict[str, Any]:
         """For the command line and for responses."""
@@ -68,31 +69,27 @@ class Classifier:
         """The tier and route for a prompt (the last user message)."""
         vector = self._embed([head_and_tail(prompt)])[0]
         similarities = self._rows() @ vector
-        scores = [self._score(similarities, kind) for kind in range(len(self._spec.types))]
-        ranked = sorted(range(len(scores)), key=lambda kind: -scores[kind])
-        best, second = ranked[0], ranked[1]
-        confident = scores[best] >= self._spec.confidence
-        base = self._spec.types[best].tier if confident else self._spec.default_tier
-        tier, signs = self._shift(base, prompt)
+        nearest = int(similarities.argmax())
+        votes = np.exp((similarities - similarities[nearest]) / self._spec.sharpness)
+        types = np.bincount(self._kinds, weights=votes) / votes.sum()
+        best = int(types.argmax())
+        tiers = dict.fromkeys(TIERS, 0.0)
+        for kind, probability in zip(self._spec.types, types, strict=True):
+            tiers[kind.tier] += float(probability)
+        likeliest = max(TIERS, key=lambda tier: tiers[tier])
+        confident = tiers[likeliest] >= self._spec.confidence
+        tier, signs = self._shift(likeliest if confident else self._spec.default_tier, prompt)
         return Decision(
             route=self._spec.routes[tier],
             tier=tier,
-            request_type=self._spec.types[best].name if confident else None,
-            similarity=round(scores[best], 4),
-            runner_up=self._spec.types[second].name,
-            runner_up_similarity=round(scores[second], 4),
+            request_type=self._spec.types[best].name,
+            probability=round(float(types[best]), 4),
+            tier_probability=round(tiers[likeliest], 4),
             confident=confident,
             signs=signs,
-            nearest_example=self._examples[int(similarities.argmax())][1],
+            nearest_example=self._examples[nearest][1],
+            similarity=round(float(similarities[nearest]), 4),
         )
-
-    def unembedded(self) -> Decision:
-        """The default, for when no embedding can be had."""
-        return default_decision(self._spec)
-
-    def _score(self, similarities: npt.NDArray[np.float32], kind: int) -> float:
-        own = np.sort(similarities[self._kinds == kind])
-        return float(own[-self._spec.neighbours :].mean())
 
     def _rows(self) -> npt.NDArray[np.float32]:
         with self._lock:
@@ -117,7 +114,7 @@ class Classifier:
 def default_decision(spec: AutoSpec) -> Decision:
     """The decision where a prompt cannot be embedded."""
     tier = spec.default_tier
-    return Decision(spec.routes[tier], tier, None, 0.0, None, 0.0, False, ())
+    return Decision(spec.routes[tier], tier, None, 0.0, 0.0, confident=False)
 
 
 def head_and_tail(text: str) -> str:

@@ -140,7 +140,7 @@ class LocalState:
                 bucket.tokens = self._left(limit.tpm, bucket.tokens, elapsed)[0] - ask.tokens
             bucket.since = now
         if probe:
-            state.probe, state.probe_until = ask.token, now + ask.lease_ms
+            state.probe, state.probe_until = ask.token, now + self._policy.probe_ms
         state.load = {token: end for token, end in state.load.items() if end > now}
         state.load[ask.token] = now + ask.lease_ms
 
@@ -169,7 +169,7 @@ class LocalState:
                 state.probe, state.probe_until = "", 0.0
             return "none"
         if outcome.result in ("ok", "healthy"):
-            if probing:
+            if state.until > 0 and outcome.probe:
                 state.until = state.probe_until = 0.0
                 state.probe = ""
                 state.fails = state.ok = state.bad = 0

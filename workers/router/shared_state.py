@@ -52,7 +52,7 @@ class SharedState:
         clock_ms: Callable[[], int] | None = None,
         jitter: Callable[[], float] = lambda: random.uniform(0.9, 1.1),
     ) -> None:
-        """`client` needs socket timeouts, which bound how long a lost Redis delays a call.
+        """`client` bounds how long a lost Redis delays a call (see workers/redis_client.py).
 
         `on_fallback` is called for each question answered without Redis. `clock_ms` replaces the
         Redis server's clock.
@@ -78,6 +78,7 @@ class SharedState:
         fields: dict[str, Any] = {
             "token": ask.token,
             "lease_ms": ask.lease_ms,
+            "probe_ms": self._policy.probe_ms,
             "tokens": ask.tokens,
             "order": ask.order,
             "dry": ask.dry,
@@ -102,6 +103,7 @@ class SharedState:
             return self._local.record(outcome)
         fields = {
             "token": outcome.token,
+            "probe": outcome.probe,
             "outcome": outcome.result,
             "latency_ms": outcome.latency_ms,
             "pause_ms": round(outcome.pause_ms),

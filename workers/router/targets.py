@@ -44,6 +44,7 @@ class BreakerPolicy:
     window_ms: int = 30_000
     open_ms: int = 10_000  # the first time; doubled each time that the probe fails
     max_open_ms: int = 300_000
+    probe_ms: int = 15_000  # then another call may probe, lest a killed prober leave it stuck
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Outcome:
     latency_ms: float
     pause_ms: float = 0.0  # the provider asked to be left alone for so long
     refund: float = 0.0  # tokens reserved but not used; negative if more were used
+    probe: bool = False  # it was admitted as one
     shared: bool = True  # where it was admitted
 
 

@@ -9,7 +9,7 @@
 --                                  fails, opens, ok, bad, since, closed_at: see record.lua
 --   KEYS[3i-1]  zset, calls in flight: token -> ms at which its lease ends
 --   KEYS[3i]    hash, the rate bucket: r requests left, k tokens left, ts ms of that
--- ARGV[1] JSON: token, lease_ms, tokens (estimated, of this call), order (given | latency |
+-- ARGV[1] JSON: token, lease_ms, probe_ms (a probe's lease), tokens (estimated, of this call), order (given | latency |
 --               least_busy), dry (true: reserve nothing), now (ms; absent: this server's clock),
 --               candidates [{rpm, tpm}] (0: no limit)
 -- Returns {chosen (0: none), 1 if it is a probe, then for each one passed over: candidate,
@@ -95,7 +95,7 @@ for _, i in ipairs(order) do
           redis.call('PEXPIRE', KEYS[3 * i], 3600000)
         end
         if probe == 1 then
-          redis.call('HSET', c, 'probe', ask.token, 'probe_until', now + ask.lease_ms)
+          redis.call('HSET', c, 'probe', ask.token, 'probe_until', now + ask.probe_ms)
           redis.call('PEXPIRE', c, 3600000)
         end
         redis.call('ZADD', KEYS[3 * i - 1], now + ask.lease_ms, ask.token)

@@ -7,7 +7,7 @@
 --              closed_at  ms at which a probe last closed the circuit
 --   KEYS[2]  zset, calls in flight
 --   KEYS[3]  hash, the rate bucket
--- ARGV[1] JSON: token, outcome, latency_ms, pause_ms (0: none), refund (tokens reserved but not
+-- ARGV[1] JSON: token, probe (it was admitted as one), outcome, latency_ms, pause_ms (0: none), refund (tokens reserved but not
 --               used, or negative), jitter (0.9 to 1.1), now (absent: this server's clock), and
 --               policy {failures, failure_rate, min_calls, window_ms, open_ms, max_open_ms}
 --   outcome: ok        answered
@@ -54,7 +54,8 @@ end
 if it.outcome == 'released' then
   if probing then redis.call('HDEL', c, 'probe', 'probe_until') end
 elseif it.outcome == 'ok' or it.outcome == 'healthy' then
-  if probing then
+  if opened > 0 and it.probe then
+    -- Also a probe that outlived its lease: that it was slow does not make its answer untrue.
     redis.call('HDEL', c, 'until', 'probe', 'probe_until', 'fails', 'ok', 'bad', 'since')
     redis.call('HSET', c, 'closed_at', now)
     change = 2

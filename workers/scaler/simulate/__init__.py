@@ -1,0 +1,1 @@
+"""Replays a trace through the decision code, against other ways to scale."""
