@@ -8,6 +8,7 @@ from typing import cast
 import redis
 from flask import current_app
 
+from app.revocation import Revocations
 from app.waiting import WaitHub
 from config.catalogue import Catalogue, load_catalogue
 from config.settings import Settings
@@ -31,6 +32,7 @@ class Services:
     catalogue: Catalogue
     database: Database
     accounts: Accounts
+    revocations: Revocations
 
     @property
     def prices(self) -> Prices:
@@ -54,6 +56,7 @@ def make_services(settings: Settings) -> Services:
         catalogue=load_catalogue(settings.models_file),
         database=database,
         accounts=Accounts(client, settings.key_prefix, database),
+        revocations=Revocations(client, settings.key_prefix, database),
     )
 
 

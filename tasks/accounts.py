@@ -60,9 +60,10 @@ def allowances(session: Session, tenant: str) -> dict[str, Allowance]:
     found: dict[str, dict[str, int | None]] = defaultdict(dict)
     found[WHOLE_TENANT] = {}
     for table in (Budget, Limit):
-        for row in session.scalars(select(table).where(table.tenant == tenant)):
-            for column in table.__table__.columns.keys()[2:]:
-                found[row.user][column] = getattr(row, column)
+        columns = table.__table__.columns
+        for row in session.execute(select(*columns).where(columns.tenant == tenant)).mappings():
+            values = {name: row[name] for name in columns.keys() if name not in ("tenant", "user")}
+            found[row["user"]] |= values
     return {user: Allowance(**values) for user, values in found.items()}
 
 
@@ -152,7 +153,7 @@ class Accounts:
 
     def _now(self) -> float:
         """Redis' own time, which decides what day it is."""
-        seconds, _ = self._redis.time()  # type: ignore[misc]
+        seconds, _ = self._redis.time()
         return float(seconds)
 
 

@@ -77,7 +77,8 @@ class UsageWriter:
         return Written(rows, rejected)
 
     def _store(self, entries: Sequence[Entry]) -> tuple[int, int]:
-        rows, bad = [], []
+        rows: list[tuple[Entry, dict[str, Any]]] = []
+        bad: list[tuple[Entry, Exception]] = []
         for entry in entries:
             try:
                 if entry[1]:  # empty: trimmed in spite of us, by the stream's own bound
@@ -91,14 +92,15 @@ class UsageWriter:
             # One row that no table can hold must not keep all others out.
             good = 0
             for entry, row in rows:
-                if (error := self._store_one(row)) is None:
+                fault = self._store_one(row)
+                if fault is None:
                     good += 1
                 else:
-                    bad.append((entry, error))
+                    bad.append((entry, fault))
         else:
             good = len(rows)
-        for (_, fields), error in bad:
-            self._reject(fields, error)
+        for (_, fields), reason in bad:
+            self._reject(fields, reason)
         return good, len(bad)
 
     def _store_one(self, row: dict[str, Any]) -> Exception | None:
