@@ -17,6 +17,7 @@
 -- Returns {'created', created_at, deadline_at, place in the tenant's queue, tenants waiting},
 -- {'exists', id}, {'conflict', id, state}, {'full', which, count, seconds to drain}, {'cold'} or
 -- {'refused', JSON} (see `admit` in spend.lua)
+local FIELDS = 20 -- where the fields of the record begin in ARGV
 local id, tenant, lane = ARGV[3], ARGV[4], ARGV[5]
 local idempotency, body = ARGV[7], ARGV[8]
 local record = key('job', id)
@@ -53,7 +54,7 @@ if final == '' then
     return {'full', 'tenant', open, seconds_to_drain(tonumber(ARGV[11]))}
   end
   local given = {}
-  for i = 19, #ARGV, 2 do given[ARGV[i]] = ARGV[i + 1] end
+  for i = FIELDS, #ARGV, 2 do given[ARGV[i]] = ARGV[i + 1] end
   if given.reserve_nano then
     local refusal = admit(tenant, given.user, lane, tonumber(given.reserve_nano),
       tonumber(given.reserve_tokens))
@@ -69,7 +70,7 @@ end
 local deadline = now + tonumber(ARGV[6])
 redis.call('HSET', record, 'id', id, 'tenant', tenant, 'lane', lane, 'state', 'queued',
   'rank', int(now_us), 'created_at', int(now), 'ready_at', int(now), 'deadline_at', int(deadline),
-  'fence', '0', 'attempt', '0', unpack(ARGV, 20))
+  'fence', '0', 'attempt', '0', unpack(ARGV, FIELDS))
 if ARGV[17] == '1' then
   local list = key('jobs', tenant)
   redis.call('ZADD', list, int(now), id)
