@@ -25,8 +25,13 @@ from app.problems import Problem, ProblemDocument, register_error_handlers, vali
 from app.routes.admin import admin_api
 from app.routes.allowances import allowances_api
 from app.routes.auth import auth_api
+from app.routes.cache import cache_api
 from app.routes.health import health_api, release
 from app.routes.inference import jobs_api
+from app.routes.openai_chat import chat_api
+from app.routes.openai_models import models_api
+from app.routes.openai_responses import responses_api
+from app.routes.streams import streams_api
 from app.routes.usage import usage_api
 from app.services import make_services
 from config.logs import log_context
@@ -37,6 +42,8 @@ logger = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 SUBMITTING = (  # endpoints that bring work
     "jobs.submit_inference",
+    "chat.create_chat_completion",
+    "responses.create_response",
     "auth.issue_token",  # each a costly hash
 )
 PUBLIC = ("/v1/health", "/v1/auth/", "/docs", "/openapi.json")
@@ -90,11 +97,16 @@ def create_app(settings: Settings) -> API:
     register_error_handlers(app)
 
     app.register_api(jobs_api)
+    app.register_api(streams_api)
+    app.register_api(chat_api)
+    app.register_api(responses_api)
+    app.register_api(models_api)
     app.register_api(health_api)
     app.register_api(auth_api)
     app.register_api(admin_api)
     app.register_api(allowances_api)
     app.register_api(usage_api)
+    app.register_api(cache_api)
     init_limits(app, settings, current.job_redis, SUBMITTING)
     app.components_schemas["Problem"] = Schema(**ProblemDocument.model_json_schema())
     app.register_blueprint(SwaggerUI.register(doc_url="/openapi.json"), url_prefix="/docs")

@@ -52,6 +52,38 @@ class ListQuery(Parameters):
     )
 
 
+class StreamQuery(Parameters):
+    """How to follow a job."""
+
+    starting_after: Annotated[str, StringConstraints(max_length=50)] | None = Field(
+        default=None, description="As the header `Last-Event-ID`: the last event that was seen."
+    )
+    cancel_on_disconnect: bool = Field(
+        default=False, description="Cancel the job when the client leaves before its end."
+    )
+
+
+class ModelPath(BaseModel):
+    """Names a model or route."""
+
+    model: str = Field(max_length=200, description="An id, alias or route.")
+
+
+class ResponsePath(BaseModel):
+    """Names a response."""
+
+    response_id: str = Field(max_length=100, description="As `resp_...`.")
+
+
+class ResponseQuery(Parameters):
+    """How to retrieve a response."""
+
+    stream: bool = False
+    starting_after: int | None = Field(
+        default=None, ge=-1, description="The sequence number of the last event that was seen."
+    )
+
+
 class Timing(BaseModel):
     """Where a job's time went, in milliseconds."""
 
@@ -116,5 +148,30 @@ def problems(*statuses: int) -> dict[str | int, Any]:
                 "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
             },
         }
+        for status in statuses
+    }
+
+
+class OpenAIErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None = Field(description="The parameter at fault.")
+    code: str | None
+
+
+class OpenAIError(BaseModel):
+    """An error in OpenAI's shape."""
+
+    error: OpenAIErrorDetail
+
+
+def openai_answers(*statuses: int) -> dict[str | int, Any]:
+    """The answers of an OpenAI-compatible operation, for the OpenAPI document."""
+    return {
+        str(status): OpenAIError
+        if status >= 400
+        else {"description": "As OpenAI's", "content": {"application/json": {}}}
         for status in statuses
     }

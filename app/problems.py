@@ -15,6 +15,7 @@ from flask_limiter import RateLimitExceeded
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
+from app.openai.errors import speaks_openai, translate
 from app.refusals import describe
 from tasks.database import DatabaseDownError
 from tasks.ledger import (
@@ -72,7 +73,11 @@ class Problem(Exception):
         self.headers = headers or {}
 
     def response(self) -> Response:
-        """The problem document."""
+        """The problem document, or on OpenAI's paths an error in OpenAI's shape."""
+        if speaks_openai(request.path):
+            field = self.errors[0].field if self.errors else None
+            answer = translate(self.status, self.kind, self.detail, field, self.headers)
+            return Response(*answer, content_type="application/json")
         document: dict[str, Any] = {
             "type": TYPE_BASE + self.kind,
             "title": HTTPStatus(self.status).phrase,

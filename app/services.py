@@ -13,11 +13,15 @@ from app.waiting import WaitHub
 from config.catalogue import Catalogue, load_catalogue
 from config.settings import Settings
 from tasks.accounts import Accounts
+from tasks.control import Control
 from tasks.database import Database
 from tasks.ledger import Ledger
 from tasks.prices import Prices, load_prices
 from tasks.redis_client import connect
 from tasks.replication import Replication
+from tasks.streams import JobStreams
+
+CONTROL_SECONDS = 8.0  # that a worker has for an answer
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,9 @@ class Services:
     job_redis: redis.Redis
     cache_redis: redis.Redis
     ledger: Ledger
+    control: Control
     hub: WaitHub
+    streams: JobStreams
     catalogue: Catalogue
     database: Database
     accounts: Accounts
@@ -52,7 +58,12 @@ def make_services(settings: Settings) -> Services:
         job_redis=client,
         cache_redis=connect(settings.cache_url, timeout=settings.redis_timeout_seconds),
         ledger=Ledger(client, settings.key_prefix, replication=replication),
+        control=Control(
+            connect(settings.broker_url, timeout=CONTROL_SECONDS + 1, pool_size=8),
+            settings.key_prefix,
+        ),
         hub=WaitHub(client, settings.key_prefix),
+        streams=JobStreams(client, settings.key_prefix),
         catalogue=load_catalogue(settings.models_file),
         database=database,
         accounts=Accounts(client, settings.key_prefix, database),

@@ -17,7 +17,7 @@ from tasks.inference import InferenceRequest, InferenceSubmission
 from tasks.ledger import AccountNotLoadedError, Idempotency, Limits, NewJob, Snapshot, new_job_id
 
 MAX_IDEMPOTENCY_KEY = 255
-RETRY_SECONDS = 600  # a client library gives up long before
+RETRY_SECONDS = 3600  # a client library may wait ten minutes for each of a few tries
 CHARS_PER_TOKEN = 4  # a rough estimate is enough to count arriving work
 DEFAULT_OUTPUT_TOKENS = 256
 
@@ -73,8 +73,12 @@ def submit(
     body: bytes,
     channel: str = "",
     job_id: str | None = None,
+    surface: bytes | None = None,
+    retention_seconds: int | None = None,
 ) -> tuple[Snapshot, bool]:
     """Accept a submission; returns the job and whether it is new.
+
+    `surface`: what to keep with the job beside the request, to show it in another shape.
 
     Raises Problem, IdempotencyConflictError, QueueFullError, RefusedError, DatabaseDownError,
     redis.RedisError.
@@ -99,12 +103,13 @@ def submit(
         fingerprint=fingerprint(scope, last_user_text(submission)),
         request_id=g.request_id,
         deadline_seconds=deadline,
-        retention_seconds=settings.job_retention_seconds,
+        retention_seconds=retention_seconds or settings.job_retention_seconds,
         max_attempts=settings.max_attempts,
         estimated_tokens=prompt_chars // CHARS_PER_TOKEN
         + (submission.max_tokens or DEFAULT_OUTPUT_TOKENS),
         traceparent=request.headers.get("traceparent"),
         idempotency=idempotency(caller, body),
+        surface=surface,
         reserve=services.prices.reserve(submission) if settings.budgets_enabled else None,
     )
     return record(services, job, channel=channel, job_id=job_id)
@@ -126,3 +131,35 @@ def record(
     except AccountNotLoadedError:
         services.accounts.load(job.tenant)
         return services.ledger.submit(job, limits=limits, channel=channel, job_id=job_id)
+
+
+def submit_and_wait(
+    services: Services,
+    caller: Caller,
+    submission: InferenceSubmission,
+    *,
+    body: bytes,
+    seconds: float,
+    surface: bytes | None = None,
+    retention_seconds: int | None = None,
+) -> tuple[Snapshot, bool]:
+    """As `submit`; returns the job as it ended, or as it stands after `seconds`."""
+    hub, job_id = services.hub, new_job_id()
+    with hub.watching(job_id) as event:
+        snapshot, created = submit(
+            services,
+            caller,
+            submission,
+            body=body,
+            channel=hub.channel,
+            job_id=job_id,
+            surface=surface,
+            retention_seconds=retention_seconds,
+        )
+        if created:
+            return hub.wait(
+                services.ledger, job_id, caller.tenant, seconds, event, registered=True
+            ), True
+    job_id = snapshot.job.id
+    with hub.watching(job_id) as event:
+        return hub.wait(services.ledger, job_id, caller.tenant, seconds, event), False

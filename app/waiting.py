@@ -36,21 +36,26 @@ class WaitHub:
         self._stopping = False
 
     @contextmanager
-    def watching(self, job_id: str) -> Iterator[threading.Event]:
-        """An event that is set whenever the job moves, or may have moved unseen."""
+    def watching(self, *topics: str) -> Iterator[threading.Event]:
+        """An event that is set whenever a topic moves, or may have moved unseen.
+
+        A topic is a job's id, or `tasks.streams.stream_topic` of it.
+        """
         event = threading.Event()
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._listen, name="wait-hub", daemon=True)
                 self._thread.start()
-            self._events[job_id].add(event)
+            for topic in topics:
+                self._events[topic].add(event)
         try:
             yield event
         finally:
             with self._lock:
-                self._events[job_id].discard(event)
-                if not self._events[job_id]:
-                    del self._events[job_id]
+                for topic in topics:
+                    self._events[topic].discard(event)
+                    if not self._events[topic]:
+                        del self._events[topic]
 
     def wait(
         self,
@@ -77,6 +82,11 @@ class WaitHub:
             if snapshot.job.state.terminal or left <= 0 or self._stopping:
                 return snapshot
             event.wait(left)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the process is going away."""
+        return self._stopping
 
     def stop(self) -> None:
         """Let every waiting request answer now: the process is going away."""

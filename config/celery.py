@@ -99,7 +99,11 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "task_queues": [
             Queue(name, Exchange(name, type="direct"), routing_key=name) for name in ALL_QUEUES
         ],
-        "task_routes": {name: {"queue": SYSTEM_QUEUE} for name in ("ledger.*", "usage.*")},
+        "task_routes": {
+            "ledger.*": {"queue": SYSTEM_QUEUE},
+            "usage.*": {"queue": SYSTEM_QUEUE},
+            "control.*": {"queue": CONTROL_QUEUE},
+        },
         "task_default_queue": "inference.normal",
         "task_default_exchange": "inference.normal",
         "task_default_routing_key": "inference.normal",

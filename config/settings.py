@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(default=4_000_000, ge=1_000, le=200_000_000)
     max_wait_seconds: float = Field(default=60, ge=1, le=600, description="Longest `wait`.")
+    openai_wait_seconds: float = Field(
+        default=600, ge=1, le=3600, description="Longest wait of a whole chat completion."
+    )
     jwt_secret_key: JWTSecret | None = Field(
         default=None, description="Signs and verifies tokens (HS256)."
     )

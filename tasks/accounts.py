@@ -62,7 +62,7 @@ def allowances(session: Session, tenant: str) -> dict[str, Allowance]:
     for table in (Budget, Limit):
         columns = table.__table__.columns
         for row in session.execute(select(*columns).where(columns.tenant == tenant)).mappings():
-            values = {name: row[name] for name in columns.keys() if name not in ("tenant", "user")}
+            values = {name: row[name] for name in row if name not in ("tenant", "user")}
             found[row["user"]] |= values
     return {user: Allowance(**values) for user, values in found.items()}
 

@@ -61,6 +61,7 @@ class Job:
     attempts: bytes | None  # list of Attempt as JSON
     traceparent: str | None  # W3C trace context of the submission
     version: int
+    surface: bytes | None = None  # JSON: what another shape of the interface shows again
 
     @classmethod
     def from_record(cls, record: Mapping[bytes, bytes]) -> Self:
@@ -101,6 +102,7 @@ class Job:
             attempts=record.get(b"attempts"),
             traceparent=text(b"traceparent"),
             version=number(b"v") or 1,
+            surface=record.get(b"surface"),
         )
 
     def parsed_request(self) -> InferenceRequest:

@@ -126,6 +126,8 @@ class NewJob:
     result: bytes | None = None
     # What to hold of the budgets until the job ends; None: neither budgets nor account limits.
     reserve: Reserve | None = None
+    # Beside the request: what another shape of the public interface has to show again.
+    surface: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,7 @@ class Ledger:
         self._cancel = load_script(client, "cancel")
         self._wait = load_script(client, "wait")
         self._sweep = load_script(client, "sweep")
+        self._wake = load_script(client, "wake")
 
     def key(self, *parts: str) -> str:
         """The full name of a ledger key (listed in tasks/lua/prelude.lua)."""
@@ -234,6 +237,8 @@ class Ledger:
             fields += ["result", job.result, "bill", Bill.of(job.result).dump()]
         elif job.reserve is not None:
             fields += ["reserve_nano", job.reserve.nano, "reserve_tokens", job.reserve.tokens]
+        if job.surface is not None:
+            fields += ["surface", job.surface]
         reply, safe = self._call_safely(
             self._submit,
             job_id,
@@ -322,6 +327,10 @@ class Ledger:
                 *fields,
             )
         )
+
+    def wake(self, job_ids: Sequence[str]) -> int:
+        """End the waiting of deferred jobs; returns how many became ready."""
+        return int(self._call(self._wake, *job_ids)) if job_ids else 0
 
     def cancel(self, job_id: str, tenant: str) -> None:
         """Cancel a job. Raises UnknownJobError (also for another tenant's) or JobEndedError."""
@@ -431,6 +440,7 @@ def _accepted(
             attempts=None,
             traceparent=job.traceparent,
             version=RECORD_VERSION,
+            surface=job.surface,
         ),
         _position(place, tenants),
     )

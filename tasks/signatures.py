@@ -39,6 +39,14 @@ def write_usage() -> None:
     write()
 
 
+@celery_app.task(name="control.answer")
+def control(question_id: str) -> None:
+    """Answer a question of the API."""
+    from workers.control import answer
+
+    answer(question_id)
+
+
 BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "sweep": {"task": "ledger.sweep", "schedule": 1.0},
     "usage": {"task": "usage.write", "schedule": 2.0},

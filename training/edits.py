@@ -46,7 +46,8 @@ RIVALS = (
     ("before", "after"), ("with", "without"), ("increase", "decrease"), ("increase", "reduce"),
     ("gain", "lose"), ("buy", "sell"), ("open", "close"), ("enable", "disable"), ("on", "off"),
     ("import", "export"), ("first", "last"), ("always", "never"), ("all", "some"), ("all", "none"),
-    ("more", "less"), ("more", "fewer"), ("high", "low"), ("higher", "lower"), ("highest", "lowest"),
+    ("more", "less"), ("more", "fewer"), ("high", "low"), ("higher", "lower"),
+    ("highest", "lowest"),
     ("best", "worst"), ("good", "bad"), ("right", "wrong"), ("left", "right"), ("start", "stop"),
     ("start", "end"), ("add", "remove"), ("install", "uninstall"), ("maximum", "minimum"),
     ("most", "least"), ("old", "new"), ("older", "younger"), ("men", "women"), ("man", "woman"),
@@ -59,7 +60,8 @@ RIVALS = (
     ("should", "shouldn't"), ("do", "don't"), ("does", "doesn't"), ("did", "didn't"),
     ("is", "isn't"), ("are", "aren't"), ("will", "won't"), ("was", "wasn't"), ("is", "was"),
     ("are", "were"), ("does", "did"), ("do", "did"), ("will", "did"), ("who", "when"),
-    ("who", "where"), ("when", "where"), ("why", "how"), ("why", "when"), ("win", "lose"), ("won", "lost"), ("send", "receive"),
+    ("who", "where"), ("when", "where"), ("why", "how"), ("why", "when"), ("win", "lose"),
+    ("won", "lost"), ("send", "receive"),
     ("give", "take"), ("lend", "borrow"), ("teach", "learn"), ("ask", "answer"), ("rise", "fall"),
     ("north", "south"), ("east", "west"), ("morning", "evening"), ("day", "night"),
     ("today", "tomorrow"), ("yesterday", "tomorrow"), ("week", "month"), ("month", "year"),
@@ -87,7 +89,8 @@ RIVALS = (
 NUMBERED = re.compile(r"\d+")
 _JOINED = re.compile(
     r"^(?P<head>.*\b(?:from|between|is|does|did|can|if|would|when|was|of)\s)(?P<a>[\w.'-]+)"
-    r"(?P<mid>\s(?:to|better than|than|over|instead of|before|after|beat|into|against|rather than)\s)"
+    r"(?P<mid>\s(?:to|better than|than|over|instead of|before|after|beat|into|against|"
+    r"rather than)\s)"
     r"(?P<b>[\w.'-]+)(?P<tail>.*)$"
 )
 
@@ -116,7 +119,9 @@ def disguise(text: str, rng: random.Random, strength: float = 1.0) -> str:
 
 def _misspell(text: str, rng: random.Random) -> str:
     words = text.split(" ")
-    places = [i for i, word in enumerate(words) if len(word) > 5 and word.isalpha() and word.islower()]
+    places = [
+        i for i, word in enumerate(words) if len(word) > 5 and word.isalpha() and word.islower()
+    ]
     if not places:
         return text
     place = rng.choice(places)
@@ -145,7 +150,9 @@ def swap_words(
     if not found:
         return None
     old, new = rng.choice(found)
-    return re.sub(rf"(?<![\w'-]){re.escape(old)}(?![\w'-])", new, text, count=1, flags=re.IGNORECASE)
+    return re.sub(
+        rf"(?<![\w'-]){re.escape(old)}(?![\w'-])", new, text, count=1, flags=re.IGNORECASE
+    )
 
 
 def change_number(text: str, rng: random.Random) -> str | None:
@@ -155,7 +162,9 @@ def change_number(text: str, rng: random.Random) -> str | None:
         return None
     match = rng.choice(found)
     value = int(match[0][:9])
-    new = rng.choice([value + 1, max(0, value - 1), value * 10, value + 5, value // 2 + 1, value + 100])
+    new = rng.choice(
+        [value + 1, max(0, value - 1), value * 10, value + 5, value // 2 + 1, value + 100]
+    )
     if new == value:
         new += 2
     return text[: match.start()] + str(new) + text[match.end() :]
@@ -171,7 +180,9 @@ def negate(text: str, rng: random.Random) -> str | None:
             re.IGNORECASE,
         )
     )
-    infinitives = list(re.finditer(r"\b(how|way|ways|want|need|like|try|okay|important|possible) to\b", text))
+    infinitives = list(
+        re.finditer(r"\b(how|way|ways|want|need|like|try|okay|important|possible) to\b", text)
+    )
     if places and (not infinitives or rng.random() < 0.6):
         match = rng.choice(places)
         return text[: match.end()] + " not" + text[match.end() :]

@@ -49,7 +49,7 @@ def encode(pairs: list[Pair]) -> list[Encoded]:
 def batches(
     encoded: list[Encoded], size: int, rng: np.random.Generator | None
 ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor, Tensor]]:
-    """Batches of similar length: (indices, ids, types, mask, labels). In random order with `rng`."""
+    """Batches of similar length: (indices, ids, types, mask, labels); shuffled with `rng`."""
     lengths = np.array([len(item.ids) for item in encoded], dtype=np.float64)
     if rng is not None:
         lengths += rng.uniform(0, 3, len(lengths))

@@ -59,7 +59,7 @@ def main() -> None:
         "cosine_min": round(float(agreement.min()), 5),
         "decisions_flipped_at_0.85": round(float((near != near_got).mean()), 4),
     }
-    print(json.dumps(figures))  # noqa: T201
+    print(json.dumps(figures))
     if agreement.min() < LEAST_COSINE or agreement.mean() < LEAST_MEAN:
         raise SystemExit("the int8 build does not agree with sentence-transformers")
     (work / "card.json").write_text(json.dumps(card | {"check": figures}, indent=1) + "\n")

@@ -149,7 +149,11 @@ class Grammar:
             taken = {v for _, k, v in values if k == word}
             free = [v for v in range(len(self.words[word])) if v not in taken]
             near = [v for v in free if abs(v - value) <= 2]  # neighbours in the list look alike
-            values[i] = (slot, word, self.rng.choice(near if near and self.rng.random() < 0.5 else free))
+            values[i] = (
+                slot,
+                word,
+                self.rng.choice(near if near and self.rng.random() < 0.5 else free),
+            )
         return Meaning(meaning.frame, meaning.index, tuple(values)), kind
 
     def _swaps(self, meaning: Meaning, used: set[str]) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""The pairs that the verifier learns from: labelled ones, edited ones, and ones from the grammar."""
+"""The pairs that the verifier learns from: labelled, edited, and drawn from the grammar."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ class PairMaker:
         frame = self.rng.choice(self.clauses)
         tail = self.grammar.meaning(frame, self.rng.randrange(len(frame.meanings)))
         if same:
-            return self._finish(self._join(a, tail), self._join(b, tail), base_same, f"{source}:tail")
+            return self._finish(
+                self._join(a, tail), self._join(b, tail), base_same, f"{source}:tail"
+            )
         found = None if self.rng.random() < 0.35 else self.grammar.neighbour(tail)
         other = self._join(b, found[0]) if found else b
         first = self._join(a, tail)
@@ -226,7 +228,9 @@ def development_pairs(count: int, seed: int = 7) -> list[Pair]:
     """Pairs from frames and conditions that never train."""
     maker = PairMaker(seed, held_back=True)
     half = count // 2
-    pairs = _draw(half, lambda: maker.grammar_pair(True)) + _draw(half, lambda: maker.grammar_pair(False))
+    pairs = _draw(half, lambda: maker.grammar_pair(True)) + _draw(
+        half, lambda: maker.grammar_pair(False)
+    )
 
     def tailed(same: bool) -> Pair | None:
         meaning = maker.meaning()

@@ -1,4 +1,4 @@
-"""Trains the verifier: `python -m training.train_verifier PAIRS.csv.gz --seed 1 --out var/verifier`.
+"""Trains the verifier: `python -m training.train_verifier PAIRS.csv.gz --seed 1`.
 
 A cross-encoder that starts from the packaged MiniLM weights and learns whether one answer serves
 two prompts. One epoch over about 90,000 pairs; bfloat16 on the CPU.
@@ -67,7 +67,9 @@ def train(model: CrossEncoder, data: list[Encoded], seed: int) -> None:
                 "training",
                 extra={"step": step, "of": steps, "loss": running, "s": time.monotonic() - started},
             )
-            print(f"{step}/{steps} loss {running:.3f} {time.monotonic() - started:.0f} s", flush=True)  # noqa: T201
+            print(
+                f"{step}/{steps} loss {running:.3f} {time.monotonic() - started:.0f} s", flush=True
+            )
 
 
 @torch.inference_mode()
@@ -109,7 +111,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     random.seed(arguments.seed)
     model = new_model(arguments.seed)
-    train(model, encode(training_pairs(arguments.pairs, arguments.seed, arguments.scale)), arguments.seed)
+    train(
+        model,
+        encode(training_pairs(arguments.pairs, arguments.seed, arguments.scale)),
+        arguments.seed,
+    )
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.save(model.state_dict(), arguments.out / f"seed{arguments.seed}.pt")
     calibrate = random.Random(5).sample(read_labelled(arguments.pairs, "calibrate"), 3000)
@@ -117,7 +123,7 @@ def main() -> None:
     for name, pairs in (("development", development_pairs(2000)), ("calibrate", calibrate)):
         measured[name] = report(pairs, scores(model, encode(pairs)))
     (arguments.out / f"seed{arguments.seed}.json").write_text(json.dumps(measured, indent=1))
-    print(json.dumps(measured, indent=1))  # noqa: T201
+    print(json.dumps(measured, indent=1))
 
 
 if __name__ == "__main__":

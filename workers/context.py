@@ -9,8 +9,10 @@ from functools import cache
 
 from config.catalogue import Catalogue, ProviderConfig, load_catalogue
 from config.settings import Settings, settings
+from tasks.control import Control
 from tasks.ledger import Ledger
 from tasks.redis_client import connect
+from tasks.streams import JobStreams
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import load_embedder
 from workers.cache.policy import CachePolicy
@@ -19,6 +21,8 @@ from workers.lease import LeaseKeeper
 from workers.providers.registry import build_providers
 from workers.router.router import Router
 from workers.router.shared_state import SharedState
+from workers.single_flight import SingleFlight
+from workers.stream import StreamKeeper
 
 # A worker waits longer for Redis than a client of the API would.
 REDIS_TIMEOUT_SECONDS = 5.0
@@ -34,7 +38,10 @@ class WorkerContext:
     worker: str
     ledger: Ledger
     leases: LeaseKeeper
+    streams: StreamKeeper
     cache: SemanticCache
+    flights: SingleFlight
+    control: Control
     router: Router
 
 
@@ -67,6 +74,7 @@ def context() -> WorkerContext:
         worker=f"{socket.gethostname()}:{os.getpid()}",
         ledger=ledger,
         leases=LeaseKeeper(ledger, current.lease_seconds),
+        streams=StreamKeeper(JobStreams(client, current.key_prefix)),
         cache=SemanticCache(
             connect(current.cache_url, timeout=CACHE_TIMEOUT_SECONDS),
             embedder,
@@ -78,6 +86,8 @@ def context() -> WorkerContext:
             ),
             max_bytes=current.cache_max_bytes,
         ),
+        control=Control(client, current.key_prefix),
+        flights=SingleFlight(client, prefix=f"{current.key_prefix}flight:"),
         router=Router(
             catalogue,
             build_providers(catalogue, credentials(current, catalogue)),

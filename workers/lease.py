@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import redis
@@ -23,6 +23,7 @@ class Lease:
         self.job = job
         self.good_until = time.monotonic() + seconds
         self._lost = threading.Event()
+        self.on_renewed: Callable[[], object] | None = None  # also kept alive by this job
 
     @property
     def lost(self) -> bool:
@@ -80,6 +81,8 @@ class LeaseKeeper:
             for lease, ok in zip(leases, held, strict=True):
                 if ok:
                     lease.good_until = asked + self._seconds
+                    if lease.on_renewed is not None:
+                        lease.on_renewed()
                 else:
                     lease.lose()
                     logger.warning(

@@ -15,11 +15,13 @@ from tasks.exact_cache import Answer
 from tasks.fingerprint import last_user_text, tenant_pool
 from tasks.inference import Attempt, InferenceRequest, InferenceResponse, Usage
 from tasks.jobs import Job, JobState
-from workers.cache.cache import CacheHit
+from workers.cache.hit import CacheHit
 from workers.context import WorkerContext
 from workers.lease import Lease
 from workers.providers.base import CallLimits, Completion
 from workers.providers.errors import AllProvidersFailed, Cancelled, NoCapacity, ProviderError
+from workers.single_flight import Follow, Landed, Lead
+from workers.stream import StreamWriter
 
 logger = logging.getLogger(__name__)
 
@@ -60,38 +62,90 @@ def run_job(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
     """
     started = time.monotonic()
     request = job.parsed_request()
-    prompt, pool = last_user_text(request), tenant_pool(job.tenant)
-    hit = current.cache.get_similar_cached_response(prompt, request=request, pool=pool)
+    stream = current.streams.open(job, lease) if request.stream else None
+    lookup = current.cache.read(request, pool=tenant_pool(job.tenant))
+    hit = current.cache.look_up([lookup])[0]
     cache_ms = _milliseconds(started)
     if hit is not None:
         response = _from_cache(job, request, hit, started)
         return Ended(JobState.SUCCEEDED, result=_dump(response), cache_ms=cache_ms)
+    call = _Call(current, job, lease, request, stream, started, cache_ms)
+    if not lookup.plan.exact:  # each such request wants an answer of its own
+        return call.ask()
+    joined = current.flights.try_lead(
+        lookup.fingerprint, job.id, current.settings.lease_seconds * 2, since_ms=job.created_at
+    )
+    if isinstance(joined, Landed):
+        response = _from_flight(job, request, joined, started)
+        return Ended(JobState.SUCCEEDED, result=_dump(response), cache_ms=cache_ms)
+    if isinstance(joined, Follow):
+        wait = min(joined.retry_seconds + MIN_DEFER_SECONDS, current.settings.lease_seconds * 2)
+        return Deferred(wait, counts=False, cache_ms=cache_ms)
+    return call.lead(joined)
 
-    asked = time.monotonic()
-    left = (job.deadline_at - (job.started_at or job.deadline_at)) / 1000
-    limits = CallLimits(
-        deadline=started + left,
-        connect_seconds=current.settings.provider_connect_seconds,
-        first_byte_seconds=current.settings.provider_read_seconds,
-        cancelled=lambda: lease.lost,
-    )
-    try:
-        plan = current.router.route_request(request)
-        completion, attempts = current.router.call(plan, limits=limits)
-    except ProviderError as error:
-        return _unanswered(job, error, left, cache_ms, _milliseconds(asked))
-    provider_ms = _milliseconds(asked)
-    response = _from_provider(job, request, completion, plan.notice, started)
-    current.cache.cache_response(
-        prompt, _answer(completion, provider_ms / 1000), request=request, pool=pool
-    )
-    return Ended(
-        JobState.SUCCEEDED,
-        result=_dump(response),
-        attempts=_attempts(attempts),
-        cache_ms=cache_ms,
-        provider_ms=provider_ms,
-    )
+
+@dataclass(frozen=True)
+class _Call:
+    """A provider call that nothing could spare."""
+
+    current: WorkerContext
+    job: Job
+    lease: Lease
+    request: InferenceRequest
+    stream: StreamWriter | None
+    started: float
+    cache_ms: int
+
+    def lead(self, lead: Lead) -> Outcome:
+        """Ask for all that want the same now, and wake them when the answer is there."""
+        flights, seconds = self.current.flights, self.current.settings.lease_seconds * 2
+        self.lease.on_renewed = lambda: flights.renew(lead, seconds)
+        outcome: Outcome | None = None
+        try:
+            outcome = self.ask()
+        finally:
+            self.lease.on_renewed = None
+            answer = outcome.result if isinstance(outcome, Ended) else None
+            followers = flights.release(lead, result_ready=bool(answer), answer=answer or b"")
+            self.current.ledger.wake(followers)
+        return outcome
+
+    def ask(self) -> Outcome:
+        """Ask the providers, and keep the answer if the cache may."""
+        current, job = self.current, self.job
+        asked = time.monotonic()
+        left = (job.deadline_at - (job.started_at or job.deadline_at)) / 1000
+        limits = CallLimits(
+            deadline=self.started + left,
+            connect_seconds=current.settings.provider_connect_seconds,
+            first_byte_seconds=current.settings.provider_read_seconds,
+            cancelled=lambda: self.lease.lost,
+        )
+        try:
+            plan = current.router.route_request(self.request)
+            completion, attempts = current.router.call(
+                plan,
+                limits=limits,
+                on_delta=self.stream.delta if self.stream else None,
+                on_restart=self.stream.restart if self.stream else None,
+            )
+        except ProviderError as error:
+            return _unanswered(job, error, left, self.cache_ms, _milliseconds(asked))
+        provider_ms = _milliseconds(asked)
+        response = _from_provider(job, self.request, completion, plan.notice, self.started)
+        current.cache.cache_response(
+            last_user_text(self.request),
+            _answer(completion, provider_ms / 1000),
+            request=self.request,
+            pool=tenant_pool(job.tenant),
+        )
+        return Ended(
+            JobState.SUCCEEDED,
+            result=_dump(response),
+            attempts=_attempts(attempts),
+            cache_ms=self.cache_ms,
+            provider_ms=provider_ms,
+        )
 
 
 def internal_error(job: Job) -> Outcome:
@@ -177,10 +231,30 @@ def _from_cache(
         cost=0.0,
         saved=hit.saved_cost,
         cache_hit=True,
-        cache=hit.as_response_field(),
+        cache={**hit.as_response_field(), "entry": hit.fingerprint},
         request_id=job.request_id,
         created_at=datetime.now(UTC),
         metadata=request.metadata,
+    )
+
+
+def _from_flight(
+    job: Job, request: InferenceRequest, landed: Landed, started: float
+) -> InferenceResponse:
+    """The answer to the same request, asked for by another job at the same time."""
+    given = InferenceResponse.model_validate_json(landed.answer)
+    return given.model_copy(
+        update={
+            "latency": _latency(job, started),
+            "tokens_used": 0,
+            "usage": Usage(),
+            "cost": 0.0,
+            "saved": given.cost,
+            "cache_hit": True,
+            "cache": {"layer": "flight"},
+            "request_id": job.request_id,
+            "metadata": request.metadata,
+        }
     )
 
 

@@ -35,6 +35,7 @@ def run_next(lane: Priority) -> None:
         current.leases.holding(job) as lease,
     ):
         outcome = _run(current, job, lease)
+        current.streams.close(job, outcome.result if isinstance(outcome, Ended) else None)
         if not _conclude(current, job, outcome):
             logger.warning(
                 "result refused: the lease was lost",

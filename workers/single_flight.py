@@ -21,6 +21,7 @@ from redis import Redis, RedisError
 logger = logging.getLogger(__name__)
 
 PREFIX = "inferenceflow:flight:"
+LANDED_SECONDS = 60  # that an answer which no cache may hold waits for its followers
 KEEP_SECONDS = 3_600  # how long a flight's keys outlive its last use; longer than any lease
 LUA = Path(__file__).with_name("lua")
 
@@ -43,6 +44,13 @@ class Follow:
     retry_seconds: float  # until the lead's lease ends
 
 
+@dataclass(frozen=True)
+class Landed:
+    """Another has made the call since this one was wanted; here is what it gave to `release`."""
+
+    answer: bytes
+
+
 class SingleFlight:
     """Flights in Redis. Thread-safe."""
 
@@ -61,8 +69,12 @@ class SingleFlight:
             for name in ("join", "renew", "release")
         )
 
-    def try_lead(self, key: str, owner: str, lease_seconds: float) -> Lead | Follow:
+    def try_lead(
+        self, key: str, owner: str, lease_seconds: float, *, since_ms: int = 2**53
+    ) -> Lead | Follow | Landed:
         """Lead the flight `key` if nobody does, or if `owner` does already; else follow it.
+
+        An answer left by a release after `since_ms` (by Redis' clock) is handed over at once.
 
         `owner` is the job's id, as `release` returns it to be woken. An owner that leads already
         gets a new fence, so that of two runs of one job only the newer leads.
@@ -70,12 +82,14 @@ class SingleFlight:
         reply = self._run(
             self._join,
             self._keys(key),
-            [owner, round(lease_seconds * 1000), KEEP_SECONDS * 1000],
+            [owner, round(lease_seconds * 1000), KEEP_SECONDS * 1000, since_ms],
         )
         if reply is None:
             return Lead(key, owner, 0, shared=False)
-        leads, number = cast("list[int]", reply)
-        return Lead(key, owner, number) if leads else Follow(key, number / 1000)
+        role, value = cast("tuple[int, Any]", reply)
+        if role == 2:
+            return Landed(value)
+        return Lead(key, owner, value) if role == 1 else Follow(key, value / 1000)
 
     def renew(self, lead: Lead, lease_seconds: float) -> bool:
         """Prolong the lease; False if another has taken the lead."""
@@ -88,19 +102,19 @@ class SingleFlight:
         )
         return reply is None or reply == 1
 
-    def release(self, lead: Lead, *, result_ready: bool) -> list[str]:
+    def release(self, lead: Lead, *, result_ready: bool, answer: bytes = b"") -> list[str]:
         """End the lead and return the followers to wake.
 
-        With `result_ready` (in the cache, for instance) that is all of them. Without, it is the one
-        that followed first: it will lead next, and the others go on following. Empty for a lead
-        that was superseded.
+        With `result_ready` that is all of them: they find the result in the cache, or, if no cache
+        may hold it, as `answer`. Without, it is the one that followed first: it will lead next, and
+        the others go on following. Empty for a lead that was superseded.
         """
         if not lead.shared:
             return []
         reply = self._run(
             self._release,
             self._keys(lead.key),
-            [lead.owner, lead.fence, "1" if result_ready else "0"],
+            [lead.owner, lead.fence, "1" if result_ready else "0", answer, LANDED_SECONDS * 1000],
         )
         woken = cast("list[bytes | str]", reply or [])
         return [job.decode() if isinstance(job, bytes) else job for job in woken]
@@ -113,9 +127,10 @@ class SingleFlight:
             self._note(error)
 
     def _keys(self, key: str) -> list[str]:
-        return [f"{self._prefix}{key}", f"{self._prefix}{key}:followers"]
+        name = f"{self._prefix}{key}"
+        return [name, f"{name}:followers", f"{name}:landed"]
 
-    def _run(self, script: Any, keys: list[str], arguments: list[str | int]) -> Any:
+    def _run(self, script: Any, keys: list[str], arguments: list[str | int | bytes]) -> Any:
         try:
             return script(keys=keys, args=arguments)
         except RedisError as error:

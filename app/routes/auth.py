@@ -67,7 +67,7 @@ class Tokens(BaseModel):
     """A pair of tokens."""
 
     access_token: str
-    token_type: Literal["Bearer"] = "Bearer"
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - its kind
     expires_in: int = Field(description="Seconds.")
     refresh_token: str
     scope: str

@@ -12,13 +12,13 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from app.documents import JobPage, JobPath, JobView, ListQuery, WaitQuery, problems
-from app.identity import Caller, caller
+from app.identity import caller
 from app.problems import Problem
 from app.services import Services, services
-from app.submission import submit
+from app.submission import submit, submit_and_wait
 from tasks.inference import InferenceSubmission
 from tasks.jobs import Job
-from tasks.ledger import Snapshot, new_job_id
+from tasks.ledger import Snapshot
 
 jobs_api = APIBlueprint(
     "jobs",
@@ -49,7 +49,9 @@ def submit_inference(body: InferenceSubmission, query: WaitQuery) -> Response:
     seconds, preferred = _wait_seconds(current, query.wait)
     who = caller()
     if seconds:
-        snapshot, created = _submit_and_wait(current, who, body, seconds)
+        snapshot, created = submit_and_wait(
+            current, who, body, body=request.get_data(), seconds=seconds
+        )
     else:
         snapshot, created = submit(current, who, body, body=request.get_data())
     response = _job_response(current, snapshot, 200 if snapshot.job.state.terminal else 202)
@@ -120,28 +122,6 @@ def cancel_job(path: JobPath) -> Response:
     tenant = caller().tenant
     current.ledger.cancel(path.job_id, tenant)
     return _job_response(current, current.ledger.read(path.job_id, tenant), 200)
-
-
-def _submit_and_wait(
-    current: Services, who: Caller, submission: InferenceSubmission, seconds: float
-) -> tuple[Snapshot, bool]:
-    hub, job_id = current.hub, new_job_id()
-    with hub.watching(job_id) as event:
-        snapshot, created = submit(
-            current,
-            who,
-            submission,
-            body=request.get_data(),
-            channel=hub.channel,
-            job_id=job_id,
-        )
-        if created:
-            return hub.wait(
-                current.ledger, job_id, who.tenant, seconds, event, registered=True
-            ), True
-    job_id = snapshot.job.id
-    with hub.watching(job_id) as event:
-        return hub.wait(current.ledger, job_id, who.tenant, seconds, event), False
 
 
 def _wait_seconds(current: Services, wait: float | None) -> tuple[float, int | None]:

@@ -33,6 +33,7 @@ for _ = 1, 20 do
     local lease = now + tonumber(ARGV[5])
     redis.call('HINCRBY', record, 'fence', 1)
     redis.call('HINCRBY', record, 'attempt', 1)
+    redis.call('HDEL', record, 'wake')
     redis.call('HSET', record, 'state', 'running', 'worker', ARGV[4], 'started_at', int(now),
       'lease_until', int(lease), 'queued_ms', int(tonumber(job[5] or '0') + now - job[4]))
     redis.call('ZADD', key('due'), int(lease), id)

@@ -48,7 +48,8 @@ def state(stack: RealStack, job_id: str) -> JobState:
 
 def ends(stack: RealStack, job_id: str, expected: JobState, seconds: float = 30) -> None:
     eventually(lambda: state(stack, job_id).terminal, seconds=seconds, what=f"the end of {job_id}")
-    assert state(stack, job_id) is expected
+    job = stack.ledger.read(job_id, "acme").job
+    assert job.state is expected, (job.error, job.attempts, stack.log("worker1")[-3000:])
 
 
 def test_a_prompt_goes_all_the_way(stack: RealStack) -> None:
@@ -203,3 +204,39 @@ def _parent(entry: Path) -> int:
         return int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
     except OSError:
         return -1
+
+
+def test_identical_requests_in_flight_are_one_call(stack: RealStack) -> None:
+    for mode in ("ok", "length"):
+        # A truncated answer is never cached, and still serves all who wanted it by then.
+        behave(stack, mode=mode, text="cut off", latency=1.0)
+        before = stack.provider_calls()["count"]
+        ids = [
+            stack.session().post(
+                f"{stack.url}/v1/inference", json={"prompt": f"the same {mode}"}, timeout=10
+            ).json()["id"]
+            for _ in range(20)
+        ]  # fmt: skip
+        for job_id in ids:
+            ends(stack, job_id, JobState.SUCCEEDED)
+        assert stack.provider_calls()["count"] - before == 1
+    behave(stack, mode="ok", text=None, latency=0.0)
+
+
+def test_followers_survive_the_death_of_who_they_follow(stack: RealStack) -> None:
+    behave(stack, mode="hang")
+    session = stack.session()
+    ids = [
+        session.post(
+            f"{stack.url}/v1/inference", json={"prompt": "orphaned"}, timeout=10
+        ).json()["id"]
+        for _ in range(5)
+    ]  # fmt: skip
+    eventually(
+        lambda: any(state(stack, i) is JobState.RUNNING for i in ids), seconds=10, what="a lead"
+    )
+    stack.kill("worker1")
+    behave(stack, mode="ok")
+    stack.start_worker("worker1")
+    for job_id in ids:
+        ends(stack, job_id, JobState.SUCCEEDED)

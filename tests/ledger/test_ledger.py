@@ -105,7 +105,9 @@ class TestRecovery:
 
     def test_a_step_is_bounded(self, ledger: Ledger, redis_client: redis.Redis) -> None:
         for _ in range(30):
-            lease_runs_out(ledger, redis_client, submit(ledger, deadline_seconds=0.001))
+            job_id = submit(ledger)
+            redis_client.hset(ledger.key("job", job_id), "deadline_at", 1)
+            lease_runs_out(ledger, redis_client, job_id)
         swept = ledger.sweep(most=10)
         assert (swept.looked, swept.expired) == (10, 10)
 

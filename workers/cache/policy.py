@@ -15,14 +15,14 @@ _TIME = re.compile(
     r"wednesday|thursday|friday|saturday|sunday)|what time is it|(?:the )?(?:current|latest|"
     r"newest|most recent) (?:news|price|weather|time|date|score|version|president|status|rate)|"
     r"(?:weather|stock price|exchange rate|news) (?:now|today)|what(?:'s| is) the (?:date|time))\b",
-    re.I,
+    re.IGNORECASE,
 )
 _PERSON = re.compile(
-    r"\b(?:who am i|what(?:'s| is) my|where(?:'s| is) my|when(?:'s| is) my|how (?:much|many) .*\b(?:do i|"
-    r"have i)\b (?:have|owe|left|used|spent)|my (?:balance|order status|last (?:order|invoice|"
-    r"message|payment)|calendar|inbox|schedule)|(?:status|balance|total) of my|show me my|"
-    r"remember (?:me|that i|my)|did i\b)",
-    re.I,
+    r"\b(?:who am i|what(?:'s| is) my|where(?:'s| is) my|when(?:'s| is) my|"
+    r"how (?:much|many) .*\b(?:do i|have i)\b (?:have|owe|left|used|spent)|"
+    r"my (?:balance|order status|last (?:order|invoice|message|payment)|calendar|inbox|schedule)|"
+    r"(?:status|balance|total) of my|show me my|remember (?:me|that i|my)|did i\b)",
+    re.IGNORECASE,
 )
 
 

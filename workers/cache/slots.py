@@ -12,6 +12,11 @@ _WORDS = {
     "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
     "hundred": 100, "thousand": 1000,
 }  # fmt: skip
+_NAMES = "|".join(_WORDS)
+_SPELLED = re.compile(
+    rf"\b(?:(?:a|one)\s+(?=hundred|thousand))?(?:{_NAMES})(?:(?:[\s-]+|\s+and\s+)(?:{_NAMES}))*\b",
+    re.IGNORECASE,
+)
 _SOFT = {  # words that may stand for a number that the other text writes in digits
     "one": 1, "a": 1, "an": 1, "once": 1, "twice": 2, "half": 0.5, "dozen": 12, "couple": 2,
     "first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
@@ -37,31 +42,37 @@ _WEEKDAYS = {
 }
 _SCALE = {"k": 1e3, "m": 1e6, "bn": 1e9, "million": 1e6, "billion": 1e9, "thousand": 1e3}
 _ISO_DATE = re.compile(r"\b(\d{4})-(\d{1,2})-(\d{1,2})\b")
-_CLOCK = re.compile(r"\b(\d{1,2})(?::(\d{2}))?\s*([ap])\.?m\b\.?|\b(\d{1,2}):(\d{2})\b", re.I)
+_CLOCK = re.compile(
+    r"\b(\d{1,2})(?::(\d{2}))?\s*([ap])\.?m\b\.?|\b(\d{1,2}):(\d{2})\b", re.IGNORECASE
+)
 _NUMBER = re.compile(
     r"(?<![\w.])(-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)*)"
     r"(?:st\b|nd\b|rd\b|th\b)?"
     r"(?:\s?(k|m|bn|million|billion|thousand)\b)?",
-    re.I,
+    re.IGNORECASE,
 )
-_ADDRESS = re.compile(r"\b[\w.+-]+@[\w-]+\.[\w.]+|\bhttps?://\S+|\bwww\.\S+", re.I)
+_ADDRESS = re.compile(r"\b[\w.+-]+@[\w-]+\.[\w.]+|\bhttps?://\S+|\bwww\.\S+", re.IGNORECASE)
 _IDENTIFIER = re.compile(
     r"#\d+\b"  # #4417
     r"|\b(?=\w*\d)(?=\w*[A-Za-z_])\w+(?:[-./]\w+)*"  # A113, x86_64, i18n
     r"|\b[A-Za-z]\w*(?:[-./]\w+)*[-./](?=\w*\d)\w+"  # ORD-1042, CVE-2021-44228
     r"|\b[a-z][a-z0-9]*_\w+"  # snake_case
     r"|\b[a-z]+[A-Z]\w*"  # camelCase
-    r"|(?<!\w)--?[A-Za-z][\w-]*"  # -r, --force
     r"|[\w./~\\-]*[/\\][\w./\\-]+\.\w+"  # a path to a file
     r"|\b\w+\.(?:py|js|ts|json|ya?ml|csv|txt|html?|css|md|sql|sh|toml|xml|log|go|rs|java|rb|php|c|h|cpp)\b"
 )
-_UNIT_SUFFIX = re.compile(
-    r"^(\d+(?:\.\d+)?)(km|m|cm|mm|kg|g|mg|lb|lbs|oz|ml|l|px|em|rem|s|ms|h|hr|hrs|min|mins|kb|mb|"
-    r"gb|tb|mph|kph|hz|ghz|mhz|kwh|kw|w|v|k|bn|st|nd|rd|th|am|pm|x|d|y|yr|yrs|ft|in|c|f)$",
-    re.I,
+_UNITS = (
+    "km|cm|mm|kg|mg|lbs?|oz|ml|px|em|rem|ms|hrs?|mins?|[kmgt]b|mph|kph|[kmg]?hz|kwh|kw|bn|ft|in|"
+    "st|nd|rd|th|am|pm|yrs?|[mglshvwdykcxf]"
 )
-_DAY_MONTH = re.compile(r"\b(?:(\d{1,2})(?:st|nd|rd|th)?(?:\s+of)?\s+)?([A-Za-z]+)\b(?:\s+(\d{1,4}))?")
-_BYTES = re.compile(r"\b([KMGTP])([Bb])\b")
+_WITH_UNIT = re.compile(rf"^\d+(?:\.\d+)?(?:{_UNITS})$", re.IGNORECASE)
+# Scales (10k) and ordinals (1st) stay glued: the number's own pattern reads them.
+_GLUED_UNIT = re.compile(rf"(\d)(?=(?!(?:st|nd|rd|th|k|m|bn)\b)(?:{_UNITS})\b)", re.IGNORECASE)
+_DAY_MONTH = re.compile(
+    r"\b(?:(\d{1,2})(?:st|nd|rd|th)?(?:\s+of)?\s+)?([A-Za-z]+)\b(?:\s+(\d{1,4}))?"
+)
+_FLAG = re.compile(r"(?<!\S)--?[A-Za-z][\w-]*")
+_BYTES = re.compile(r"\b[KMGTP][Bb](?:ps)?\b")  # MB is not Mb
 _WORD = re.compile(r"[A-Za-z]+")
 
 
@@ -72,14 +83,17 @@ class Slots:
     numbers: frozenset[float | str]
     soft_numbers: frozenset[float]
     calendar: frozenset[str]  # weekdays and months
-    identifiers: frozenset[str]
+    identifiers: frozenset[str]  # letters and digits only, lower case
+    flags: frozenset[str]  # -r is not -R
+    plain: str  # the whole text, letters and digits only, lower case
 
 
 def read_slots(text: str) -> Slots:
     """The numbers, dates and identifiers of `text`, each in one form."""
     numbers: set[float | str] = set()
     calendar: set[str] = set()
-    identifiers = {match[0].lower().rstrip("./") for match in _ADDRESS.finditer(text)}
+    plain = _plain(text)
+    identifiers = {_plain(match[0]) for match in _ADDRESS.finditer(text)}
     text = _ADDRESS.sub(" ", text)
     for match in _ISO_DATE.finditer(text):
         year, month, day = (int(part) for part in match.groups())
@@ -91,28 +105,33 @@ def read_slots(text: str) -> Slots:
     text = _CLOCK.sub(" ", text)
     kept = text
     for match in _IDENTIFIER.finditer(text):
-        if not _UNIT_SUFFIX.match(match[0]):
-            identifiers.add(match[0].lower().lstrip("#"))
+        if not _WITH_UNIT.match(match[0]):
+            identifiers.add(_plain(match[0]))
             kept = kept.replace(match[0], " ", 1)
-    identifiers |= {match[0] for match in _BYTES.finditer(text)}
-    kept = re.sub(r"(\d)(?=(?:km|cm|mm|kg|mg|lbs?|oz|ml|px|r?em|ms|hrs?|mins?|[kmgt]b|mph|kph|[gm]?hz|"
-                  r"ft|in|x|yrs?|[mglshvwdycf])\b)", r"\1 ", kept, flags=re.I)  # fmt: skip
+    flags = {match[0] for match in _FLAG.finditer(kept)}
+    flags |= {match[0] for match in _BYTES.finditer(kept)}
+    kept = _FLAG.sub(" ", kept)
+    kept = _GLUED_UNIT.sub(r"\1 ", kept)
     for match in _NUMBER.finditer(kept):
         numbers.add(_number(match))
-    soft: set[float] = set()
-    for match in _WORD.finditer(kept):
-        word = match[0].lower()
-        if word in _WORDS:
-            numbers.add(float(_WORDS[word]))
-        elif word in _SOFT:
-            soft.add(float(_SOFT[word]))
-        if word in _WEEKDAYS:
-            calendar.add(_WEEKDAYS[word])
+    numbers |= {_spelled(match[0]) for match in _SPELLED.finditer(kept)}
+    words = [match[0].lower() for match in _WORD.finditer(kept)]
+    soft = {float(_SOFT[word]) for word in words if word in _SOFT}
+    calendar |= {_WEEKDAYS[word] for word in words if word in _WEEKDAYS}
     for match in _DAY_MONTH.finditer(kept):
         name = match[2].lower()
         if name in _MONTHS and (name not in _AMBIGUOUS_MONTHS or match[1] or match[3]):
             calendar.add(f"month {_MONTHS[name]}")
-    return Slots(frozenset(numbers), frozenset(soft), frozenset(calendar), frozenset(identifiers))
+    for name in identifiers:  # "Python3" beside "Python 3"
+        soft |= {float(digits) for digits in re.findall(r"\d{1,15}", name)}
+    return Slots(
+        frozenset(numbers),
+        frozenset(soft),
+        frozenset(calendar),
+        frozenset(identifiers),
+        frozenset(flags),
+        plain,
+    )
 
 
 def differ(first: Slots, second: Slots) -> str | None:
@@ -121,25 +140,48 @@ def differ(first: Slots, second: Slots) -> str | None:
         return "date"
     if not _covered(first, second) or not _covered(second, first):
         return "number"
-    # A name written with and without its separators is one name: "auto-save 2", "autosave2".
-    if _plain(first.identifiers) != _plain(second.identifiers):
+    if first.flags != second.flags and not _shouted(first, second):
+        return "identifier"
+    if not _named(first, second) or not _named(second, first):
         return "identifier"
     return None
 
 
-def _covered(first: Slots, second: Slots) -> bool:
-    hundreds = {100.0, 1000.0} & second.numbers  # "two thousand" beside "2000"
+def _named(first: Slots, second: Slots) -> bool:
+    """Whether every identifier of one text occurs in the other, however it is typed there."""
     return all(
-        number in second.numbers
-        or number in second.soft_numbers
-        or (bool(hundreds) and isinstance(number, float) and number >= 100)
-        or (number in (100.0, 1000.0) and any(isinstance(n, float) and n >= 100 for n in second.numbers))
-        for number in first.numbers
+        re.search(rf"(?<![0-9]){name}(?![0-9])", second.plain) is not None
+        for name in first.identifiers
     )
 
 
-def _plain(identifiers: frozenset[str]) -> set[str]:
-    return {re.sub(r"^-+|[\s_]", "", name) for name in identifiers}
+def _shouted(first: Slots, second: Slots) -> bool:
+    """Whether the units differ only because one text has none in that spelling."""
+    return not (first.flags and second.flags) and all(
+        not flag.startswith("-") for flag in first.flags | second.flags
+    )
+
+
+def _covered(first: Slots, second: Slots) -> bool:
+    return all(n in second.numbers or n in second.soft_numbers for n in first.numbers)
+
+
+def _spelled(text: str) -> float:
+    """ "two thousand five hundred" as 2500.0."""
+    total = part = 0
+    for word in re.split(r"[\s-]+", text.lower()):
+        value = _WORDS.get(word, 0 if word == "and" else 1)
+        if value == 1000:
+            total, part = total + max(part, 1) * 1000, 0
+        elif value == 100:
+            part = max(part, 1) * 100
+        else:
+            part += value
+    return float(total + part)
+
+
+def _plain(text: str) -> str:
+    return "".join(character for character in text.lower() if character.isalnum())
 
 
 def _clock(match: re.Match[str]) -> str:

@@ -1,0 +1,85 @@
+"""Time of one lookup (embed, search, verify) beside 100,000 entries, on one thread.
+
+`python -m benchmarks.cache_lookup [--entries 100000]`
+
+The entries lie in the partition that is searched. Their vectors are random unit vectors; the
+prompts looked up are those of `benchmarks/data/fresh_pairs.csv`, whose `a` is stored as well, so
+that lookups have something to verify.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import redis
+
+from tasks.exact_cache import Answer
+from tasks.fingerprint import scope_of, tenant_pool
+from tasks.inference import InferenceSubmission
+from workers.cache.cache import SemanticCache
+from workers.cache.embedding import load_embedder
+from workers.cache.evaluate import read_pairs
+from workers.cache.policy import CachePolicy
+from workers.cache.scratch_redis import scratch_redis
+from workers.cache.semantic import VECTOR, partition_of
+from workers.cache.verifier import load_verifier
+
+PAIRS = Path(__file__).parent / "data" / "fresh_pairs.csv"
+
+
+def fill(cache: SemanticCache, client: redis.Redis, entries: int, pool: str) -> None:
+    """Put `entries` random documents into the partition of `pool`."""
+    cache.index.create()
+    scope = scope_of(InferenceSubmission(prompt="x"), pool=pool)
+    partition = partition_of(scope, cache.embedder.build)
+    rng = np.random.default_rng(1)
+    for start in range(0, entries, 1000):
+        vectors = rng.standard_normal((min(1000, entries - start), cache.embedder.width))
+        vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        with client.pipeline(transaction=False) as pipeline:
+            for i, vector in enumerate(vectors):
+                key = cache.index.document_key(f"random-{start + i}")
+                pipeline.hset(key, mapping={"partition": partition, VECTOR: vector.tobytes()})
+            pipeline.execute()
+
+
+def main() -> None:
+    """Fill, look up, print percentiles in milliseconds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--entries", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=4)
+    arguments = parser.parse_args()
+    pool = tenant_pool("bench")
+    with scratch_redis() as url, redis.Redis.from_url(url) as client:
+        cache = SemanticCache(
+            client, load_embedder(), load_verifier(), policy=CachePolicy(volatile=True)
+        )
+        fill(cache, client, arguments.entries, pool)
+        pairs = read_pairs(PAIRS)
+        for pair in pairs:
+            cache.cache_response(pair.a, Answer("answer", "bench", "bench"), pool=pool)
+        times = []
+        for _ in range(arguments.rounds):
+            for pair in pairs:
+                begun = time.perf_counter()
+                cache.get_similar_cached_response(pair.b, pool=pool)
+                times.append((time.perf_counter() - begun) * 1000)
+        p50, p95, p99 = np.percentile(times, [50, 95, 99])
+        print(
+            json.dumps(
+                {
+                    "entries": int(cache.index.info()["num_docs"]),
+                    "lookups": len(times),
+                    "ms": {"p50": round(p50, 2), "p95": round(p95, 2), "p99": round(p99, 2)},
+                    "verdicts": cache.get_cache_stats()["vetoes"],
+                }
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What the cache would have done to a stream of requests whose right answers are known."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import redis
+
+from tasks.exact_cache import Answer
+from tasks.fingerprint import normalise, tenant_pool
+from workers.cache.cache import SemanticCache
+from workers.cache.embedding import Embedder, load_embedder
+from workers.cache.policy import CachePolicy
+from workers.cache.scratch_redis import scratch_redis
+from workers.cache.statistics import wilson
+from workers.cache.verifier import Verifier, load_verifier
+
+COST = 0.001  # US dollars an answer; the share saved does not depend on it
+
+
+@dataclass(frozen=True)
+class StreamRow:
+    """One request and the name of the answer it should get."""
+
+    prompt: str
+    answer_id: str
+
+
+def read_stream(path: Path) -> list[StreamRow]:
+    """The rows of a CSV file with the columns prompt, answer_id."""
+    with path.open(newline="") as stream:
+        return [StreamRow(row["prompt"], row["answer_id"]) for row in csv.DictReader(stream)]
+
+
+def replay(
+    rows: Sequence[StreamRow],
+    *,
+    redis_url: str | None = None,
+    policy: CachePolicy | None = None,
+    embedder: Embedder | None = None,
+    verifier: Verifier | None = None,
+) -> dict[str, Any]:
+    """Send every row through a cache that starts empty; a miss stores the row's own answer.
+
+    `exact_hit_rate` is what the exact layer alone would have hit; `wrong_rate` counts per request;
+    `ideal_hit_rate` is that of a cache that knows the labels.
+    """
+    with ExitStack() as stack:
+        url = redis_url or stack.enter_context(scratch_redis())
+        client = stack.enter_context(redis.Redis.from_url(url))
+        cache = SemanticCache(
+            client,
+            embedder or load_embedder(),
+            verifier or load_verifier(),
+            prefix=f"replay:{time.time_ns()}",
+            policy=replace(policy or CachePolicy(), volatile=True),
+        )
+        pool = tenant_pool("replay")
+        by_layer = {"exact": 0, "semantic": 0}
+        wrong, milliseconds = 0, []
+        seen_texts: set[str] = set()
+        exact_only = 0
+        for row in rows:
+            text = normalise(row.prompt)
+            exact_only += text in seen_texts
+            seen_texts.add(text)
+            begun = time.perf_counter()
+            hit = cache.get_similar_cached_response(row.prompt, pool=pool)
+            milliseconds.append((time.perf_counter() - begun) * 1000)
+            if hit is None:
+                answer = Answer(row.answer_id, "replay", "replay", cost=COST)
+                cache.cache_response(row.prompt, answer, pool=pool)
+            else:
+                by_layer[hit.layer] += 1
+                wrong += hit.answer.text != row.answer_id
+        stats = cache.get_cache_stats()
+        cache.index.drop()
+    total, hits = len(rows), sum(by_layer.values())
+    ideal = total - len({row.answer_id for row in rows})
+    p50, p95 = np.percentile(milliseconds, [50, 95]) if milliseconds else (0.0, 0.0)
+    return {
+        "requests": total,
+        "hit_rate": hits / total if total else 0.0,
+        "hit_rate_interval": list(wilson(hits, total)),
+        "exact_hit_rate": exact_only / total if total else 0.0,
+        "wrong_rate": wrong / total if total else 0.0,
+        "wrong_rate_interval": list(wilson(wrong, total)),
+        "ideal_hit_rate": ideal / total if total else 0.0,
+        "hits_by_layer": by_layer,
+        "saved_cost_share": stats["saved_cost"] / (COST * total) if total else 0.0,
+        "vetoes": stats["vetoes"],
+        "lookup_ms": {"p50": round(float(p50), 3), "p95": round(float(p95), 3)},
+    }
