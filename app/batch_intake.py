@@ -197,7 +197,14 @@ class _Preparer:
             tokens=chars // CHARS_PER_TOKEN + (submission.max_tokens or DEFAULT_OUTPUT_TOKENS),
             metadata=submission.metadata,
             request=asked.model_dump_json(exclude_defaults=True),
+            reserve=self._reserve(submission),
         )
+
+    def _reserve(self, submission: InferenceSubmission) -> tuple[int, int] | None:
+        if not self._services.settings.budgets_enabled:
+            return None
+        reserve = self._services.prices.reserve(submission)
+        return reserve.nano, reserve.tokens
 
     def _check_model(self, name: str) -> None:
         if name not in self._models:

@@ -8,18 +8,25 @@ from typing import cast
 import redis
 from flask import current_app
 
+from app.revocation import Revocations
 from app.waiting import WaitHub
 from config.catalogue import Catalogue, load_catalogue
 from config.settings import Settings
+from tasks.accounts import Accounts
 from tasks.batches import Batches
+from tasks.control import Control
+from tasks.database import Database
 from tasks.deliveries import Deliveries
 from tasks.egress import AllowList
 from tasks.files import FileStore
 from tasks.ledger import Ledger
+from tasks.prices import Prices, load_prices
 from tasks.redis_client import connect
 from tasks.replication import Replication
 from tasks.streams import JobStreams
 from tasks.webhooks import Webhooks
+
+CONTROL_SECONDS = 8.0  # that a worker has for an answer
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class Services:
     job_redis: redis.Redis
     cache_redis: redis.Redis
     ledger: Ledger
+    control: Control
     hub: WaitHub
     streams: JobStreams
     catalogue: Catalogue
@@ -38,11 +46,20 @@ class Services:
     webhooks: Webhooks
     deliveries: Deliveries
     egress: AllowList
+    database: Database
+    accounts: Accounts
+    revocations: Revocations
+
+    @property
+    def prices(self) -> Prices:
+        """What requests cost at most; worked out when first needed."""
+        return load_prices(self.settings.models_file)
 
 
 def make_services(settings: Settings) -> Services:
     """Connect to what the settings name (lazily: nothing has to be up yet)."""
     client = connect(settings.broker_url, timeout=settings.redis_timeout_seconds)
+    database = Database(settings.database_url)
     replication = None
     if settings.durability == "replicated":
         replication = Replication(settings.replication_timeout_seconds)
@@ -51,6 +68,10 @@ def make_services(settings: Settings) -> Services:
         job_redis=client,
         cache_redis=connect(settings.cache_url, timeout=settings.redis_timeout_seconds),
         ledger=Ledger(client, settings.key_prefix, replication=replication),
+        control=Control(
+            connect(settings.broker_url, timeout=CONTROL_SECONDS + 1, pool_size=8),
+            settings.key_prefix,
+        ),
         hub=WaitHub(client, settings.key_prefix),
         streams=JobStreams(client, settings.key_prefix),
         catalogue=load_catalogue(settings.models_file),
@@ -59,6 +80,9 @@ def make_services(settings: Settings) -> Services:
         webhooks=Webhooks(client, settings.key_prefix),
         deliveries=Deliveries(client, settings.key_prefix),
         egress=AllowList(settings.webhook_allow_hosts),
+        database=database,
+        accounts=Accounts(client, settings.key_prefix, database),
+        revocations=Revocations(client, settings.key_prefix, database),
     )
 
 

@@ -163,9 +163,7 @@ def upload(
     }
 
 
-def run(
-    stack: RealStack, session: requests.Session, options: argparse.Namespace
-) -> dict[str, Any]:
+def run(stack: RealStack, session: requests.Session, options: argparse.Namespace) -> dict[str, Any]:
     rss_before = resident_mb(stack, "api")
     started = time.monotonic()
     answer = session.post(

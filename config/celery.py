@@ -101,11 +101,13 @@ def celery_config(settings: Settings) -> dict[str, Any]:
             Queue(name, Exchange(name, type="direct"), routing_key=name) for name in ALL_QUEUES
         ],
         "task_routes": {
+            "ledger.*": {"queue": SYSTEM_QUEUE},
+            "usage.*": {"queue": SYSTEM_QUEUE},
+            "batch.*": {"queue": SYSTEM_QUEUE},
+            "files.*": {"queue": SYSTEM_QUEUE},
+            "webhooks.tick": {"queue": SYSTEM_QUEUE},
             "webhooks.deliver": {"queue": WEBHOOK_QUEUE},
-            **{
-                name: {"queue": SYSTEM_QUEUE}
-                for name in ("ledger.*", "batch.*", "files.*", "webhooks.*")
-            },
+            "control.*": {"queue": CONTROL_QUEUE},
         },
         "task_default_queue": "inference.normal",
         "task_default_exchange": "inference.normal",

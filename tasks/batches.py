@@ -205,12 +205,13 @@ class PreparedLine:
     tokens: int  # estimate
     metadata: dict[str, str]
     request: str  # InferenceRequest as JSON
+    reserve: tuple[int, int] | None  # nano-dollars and tokens of the budget, at most
 
     def dump(self) -> bytes:
         """As one line of JSON, with its end."""
         fields = [
             self.index, self.number, self.custom_id, self.key, self.fingerprint, self.tokens,
-            self.metadata, self.request,
+            self.metadata, self.request, self.reserve,
         ]  # fmt: skip
         return orjson.dumps(fields) + b"\n"
 
@@ -218,6 +219,15 @@ class PreparedLine:
     def load(cls, line: bytes) -> Self:
         """The opposite of `dump`."""
         return cls(*orjson.loads(line))
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What came of a slice."""
+
+    made: int  # jobs
+    joined: int  # lines that share the job of an equal line
+    waits: str  # why the rest must wait: "cold" (account not loaded), JSON of a refusal, or ""
 
 
 def new_batch_id() -> str:
@@ -379,10 +389,10 @@ class Batches:
         *,
         retention_seconds: int,
         max_attempts: int,
-    ) -> tuple[int, int] | None:
+    ) -> Expansion | None:
         """Make jobs of a slice's lines, each given with its answer if that is already known.
 
-        Returns jobs made and lines that joined an equal line's job; None if the batch was stopped.
+        Returns None if the batch was stopped.
         """
         now = time.gmtime()
         flat: list[object] = []
@@ -394,8 +404,9 @@ class Batches:
                 line.tokens,
                 line.request,
                 answer or b"",
+                *(line.reserve or ("", "")),
             )
-        made, joined = self._call(
+        made, joined, wait = self._call(
             self._expand,
             batch_id,
             number,
@@ -405,7 +416,7 @@ class Batches:
             max_attempts,
             *flat,
         )
-        return None if made < 0 else (made, joined)
+        return None if made < 0 else Expansion(made, joined, wait.decode())
 
     def cancel(self, batch_id: str, tenant: str) -> None:
         """Start to cancel; the next tick goes on if there is much to end.

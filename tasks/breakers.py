@@ -5,10 +5,9 @@ Workers write it (workers/router/lua/); the API reads it here to show it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal
 
 from redis import Redis
 
@@ -63,8 +62,9 @@ def read_breakers(
     with client.pipeline(transaction=False) as pipe:
         for provider, model in targets:
             pipe.hmget(target_key(provider, model, prefix), names)
-        rows = cast("list[list[Any]]", pipe.execute())
-    now_ms = time.time() * 1000
+        pipe.time()  # the clock that the breakers go by
+        *rows, (seconds, microseconds) = pipe.execute()
+    now_ms = seconds * 1000 + microseconds / 1000
     return [
         status_from(
             provider,

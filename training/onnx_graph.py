@@ -30,7 +30,7 @@ class _Graph:
 
     def constant(self, value: NDArray[np.generic], name: str = "") -> str:
         name = name or f"const_{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.weights.append(numpy_helper.from_array(value.copy(order="C"), name))
         return name
 
     def add(self, operation: str, *inputs: str, output: str = "", **attributes: object) -> str:

@@ -11,7 +11,10 @@ import redis
 
 from config.catalogue import Catalogue, ProviderConfig, load_catalogue
 from config.settings import Settings, settings
+from tasks.accounts import Accounts
 from tasks.batches import Batches
+from tasks.control import Control
+from tasks.database import Database
 from tasks.files import FileStore
 from tasks.ledger import Ledger
 from tasks.redis_client import connect
@@ -20,6 +23,7 @@ from workers.cache.cache import SemanticCache
 from workers.cache.embedding import load_embedder
 from workers.cache.policy import CachePolicy
 from workers.cache.verifier import load_verifier
+from workers.cancellations import CancelListener
 from workers.lease import LeaseKeeper
 from workers.providers.registry import build_providers
 from workers.router.router import Router
@@ -45,9 +49,11 @@ class WorkerContext:
     streams: StreamKeeper
     cache: SemanticCache
     flights: SingleFlight
+    control: Control
     router: Router
     batches: Batches
     files: FileStore
+    accounts: Accounts
 
 
 def credentials(settings: Settings, catalogue: Catalogue) -> dict[str, ProviderConfig]:
@@ -74,12 +80,15 @@ def context() -> WorkerContext:
     ledger = Ledger(client, current.key_prefix)
     catalogue = load_catalogue(current.models_file)
     embedder = load_embedder(current.embedding_model)
+    worker = f"{socket.gethostname()}:{os.getpid()}"
+    leases = LeaseKeeper(ledger, current.lease_seconds)
+    CancelListener(client, ledger.key("worker", worker), leases.lose).start()
     return WorkerContext(
         settings=current,
         redis=client,
-        worker=f"{socket.gethostname()}:{os.getpid()}",
+        worker=worker,
         ledger=ledger,
-        leases=LeaseKeeper(ledger, current.lease_seconds),
+        leases=leases,
         streams=StreamKeeper(JobStreams(client, current.key_prefix)),
         cache=SemanticCache(
             connect(current.cache_url, timeout=CACHE_TIMEOUT_SECONDS),
@@ -92,6 +101,7 @@ def context() -> WorkerContext:
             ),
             max_bytes=current.cache_max_bytes,
         ),
+        control=Control(client, current.key_prefix),
         flights=SingleFlight(client, prefix=f"{current.key_prefix}flight:"),
         router=Router(
             catalogue,
@@ -101,4 +111,5 @@ def context() -> WorkerContext:
         ),
         batches=Batches(client, current.key_prefix),
         files=FileStore(client, current.key_prefix, current.files_url),
+        accounts=Accounts(client, current.key_prefix, Database(current.database_url)),
     )

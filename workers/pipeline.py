@@ -15,7 +15,7 @@ from tasks.exact_cache import Answer
 from tasks.fingerprint import last_user_text, tenant_pool
 from tasks.inference import Attempt, InferenceRequest, InferenceResponse, Usage
 from tasks.jobs import Job, JobState
-from workers.cache.cache import CacheHit
+from workers.cache.hit import CacheHit
 from workers.context import WorkerContext
 from workers.lease import Lease
 from workers.providers.base import CallLimits, Completion
@@ -231,7 +231,7 @@ def _from_cache(
         cost=0.0,
         saved=hit.saved_cost,
         cache_hit=True,
-        cache=hit.as_response_field(),
+        cache={**hit.as_response_field(), "entry": hit.fingerprint},
         request_id=job.request_id,
         created_at=datetime.now(UTC),
         metadata=request.metadata,

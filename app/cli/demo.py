@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +43,9 @@ def demo(**options: Any) -> None:
     console = Console()
     console.print("[bold]Starting Redis, a language model, API, workers, beat and Flower ...[/]")
     quiet = replace(StackOptions(**options), quiet=True)
-    with running_stack(quiet, console) as (stack, token):
+    # A tenant of its own: what an earlier demo left in the cache is another tenant's.
+    tenant = f"demo-{secrets.token_hex(4)}"
+    with running_stack(quiet, console, tenant=tenant) as (stack, token):
         try:
             _show(console, Client(Target(stack.url, token)))
         except ClientError as error:

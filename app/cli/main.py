@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from app.cli.cache import cache, route
 from app.cli.demo import demo
 from app.cli.doctor import doctor
 from app.cli.init import init, probe
@@ -19,5 +20,8 @@ def main() -> None:
     """A self-hosted inference broker."""
 
 
-for command in (up, demo, doctor, token, submit, jobs, api, worker, beat, init, probe):
+COMMANDS = (
+    up, demo, doctor, token, submit, jobs, route, cache, api, worker, beat, init, probe,
+)  # fmt: skip
+for command in COMMANDS:
     main.add_command(command)

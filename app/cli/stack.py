@@ -41,7 +41,9 @@ def stack_options(function: F) -> F:
 
 
 @contextmanager
-def running_stack(options: StackOptions, console: Console) -> Iterator[tuple[Stack, str]]:
+def running_stack(
+    options: StackOptions, console: Console, *, tenant: str = "demo"
+) -> Iterator[tuple[Stack, str]]:
     """A stack that is up, and a token for it; stopped at the end, whatever ends it."""
     stack: Stack | None = None
 
@@ -53,7 +55,7 @@ def running_stack(options: StackOptions, console: Console) -> Iterator[tuple[Sta
         stack = Stack(options, console)
         stack.start()
         token = mint(
-            stack.settings, user="me", tenant="demo", role="admin",
+            stack.settings, user="me", tenant=tenant, role="admin",
             expires=timedelta(days=TOKEN_DAYS),
         )  # fmt: skip
         stack.announce(token)

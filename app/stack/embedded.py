@@ -11,7 +11,7 @@ import socket
 from importlib.util import find_spec
 from pathlib import Path
 
-LOCAL_MODEL = "gemma3-270m"  # its id in config/models.yaml; the server names it by its file
+LOCAL_MODEL = "gemma3-270m.gguf"  # served under its file name; so it stands in models.yaml
 MODEL_BYTES = 253_000_000
 FREE_BYTES = 1_000_000_000  # what the stack may write before anybody looks again
 

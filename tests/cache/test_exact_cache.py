@@ -1,13 +1,12 @@
 from __future__ import annotations
 
+import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.exact_cache import Answer, Entry, ExactCache, decode_entry, encode_entry
 from tasks.inference import Usage
-
-import pytest
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=2000)
 
@@ -31,9 +30,11 @@ def test_a_long_entry_is_compressed_and_a_short_one_is_not():
     assert len(data) < 1000
 
 
-@pytest.mark.parametrize("data", [b"", b"zgarbage", b"j{", b"j[]", b'j{"answer":{}}', b"j\x80\x04."])
+@pytest.mark.parametrize(
+    "data", [b"", b"zgarbage", b"j{", b"j[]", b'j{"answer":{}}', b"j\x80\x04."]
+)
 def test_a_damaged_entry_is_an_error_and_never_code(data: bytes):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         decode_entry(data)
 
 

@@ -251,7 +251,7 @@ def test_values_beyond_the_formats_range_are_clamped(
     body = fake.seen[-1].body
     if name == "anthropic":
         assert body["temperature"] == 1.0
-        assert body["max_tokens"] == 8192
+        assert body["max_tokens"] == 16_384
     else:
         assert body["frequency_penalty"] == 0.0
 

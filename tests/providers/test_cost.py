@@ -6,11 +6,11 @@ import logging
 
 import pytest
 
-from config.catalogue import Price, load_catalogue
+from config.catalogue import Price, ProviderConfig, load_catalogue
+from tasks import cost as cost_module
+from tasks.cost import cost
 from tasks.inference import Message, Usage
-from workers.providers import cost as cost_module
-from workers.providers.cost import cost
-from workers.providers.registry import credentials_from
+from workers.providers.registry import build_providers, credentials_from
 from workers.providers.tokens import IMAGE_TOKENS, estimate_tokens
 
 USAGE = Usage(input_tokens=1_000_000, output_tokens=1_000_000, cached_tokens=400_000)
@@ -76,3 +76,20 @@ def test_credentials_come_from_the_variables_that_the_catalogue_names() -> None:
     assert (got["local"].api_key, got["local"].base_url) == (None, "http://x/v1")
     assert got["cohere"].api_key is None
     assert "k" not in repr(got["openai"]).replace("api_key", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (ProviderConfig("two words"), "OPENAI_API_KEY"),
+        (ProviderConfig("line\n"), "OPENAI_API_KEY"),
+        (ProviderConfig("schlüssel"), "OPENAI_API_KEY"),
+        (ProviderConfig("key", "api.example.com/v1"), "OPENAI_BASE_URL"),
+    ],
+)
+def test_a_key_or_address_that_cannot_work_stops_the_start(
+    given: ProviderConfig, says: str
+) -> None:
+    with pytest.raises(ValueError, match=says) as caught:
+        build_providers(load_catalogue(), {"openai": given})
+    assert "schlüssel" not in str(caught.value)

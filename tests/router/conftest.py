@@ -8,8 +8,14 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from config.catalogue import ProviderConfig
+from tasks.redis_client import connect
+from tests.fakes.provider import FakeProvider
 from tests.redis_server import redis_server
-from workers.redis_client import quick_redis
+from tests.router.house import NAMES, House, catalogue
+from workers.providers.registry import build_providers
+from workers.router import BreakerPolicy, RetryPolicy, Router
+from workers.router.local_state import LocalState
 
 
 @pytest.fixture(scope="session")
@@ -20,10 +26,36 @@ def router_redis_url() -> Iterator[str]:
 
 @pytest.fixture
 def router_redis(router_redis_url: str) -> Iterator[redis.Redis]:
-    with quick_redis(router_redis_url, 5) as client:
+    with connect(router_redis_url, timeout=5) as client:
         yield client
 
 
 @pytest.fixture
 def router_prefix() -> str:
     return f"test:{uuid.uuid4().hex}:"
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[dict[str, FakeProvider]]:
+    with FakeProvider() as one, FakeProvider() as two, FakeProvider() as three:
+        yield {"one": one, "two": two, "three": three}
+
+
+@pytest.fixture
+def house(servers: dict[str, FakeProvider]) -> House:
+    for fake in servers.values():
+        fake.reset()
+    book = catalogue({name: fake.url for name, fake in servers.items()})
+    providers = build_providers(book, {name: ProviderConfig() for name in NAMES})
+    built = House(
+        servers,
+        Router(
+            book,
+            providers,
+            LocalState(BreakerPolicy()),
+            policy=RetryPolicy(base_seconds=0.01, min_attempt_seconds=0.05),
+            explore=0.0,
+        ),
+    )
+    built.router.on_attempt = built.noted.append
+    return built

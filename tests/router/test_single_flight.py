@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
+from tasks.redis_client import connect
 from tests.redis_server import free_port
-from workers.redis_client import quick_redis
 from workers.single_flight import Follow, Lead, SingleFlight
 
 
@@ -105,7 +105,7 @@ def test_every_key_expires(
 def test_without_redis_everybody_leads_and_it_is_counted() -> None:
     counted: list[None] = []
     flights = SingleFlight(
-        quick_redis(f"redis://127.0.0.1:{free_port()}"),
+        connect(f"redis://127.0.0.1:{free_port()}"),
         on_fallback=lambda: counted.append(None),
     )
     first, second = lead(flights, "a"), lead(flights, "b")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from config.catalogue import ModelSpec, Offer, RateLimit
 from tasks.breakers import read_breakers
+from tasks.redis_client import connect
 from tests.redis_server import free_port
-from workers.redis_client import quick_redis
 from workers.router.local_state import LocalState
 from workers.router.shared_state import SharedState
 from workers.router.targets import Ask, BreakerPolicy, Order, Outcome, Result, RouterState, Target
@@ -340,7 +340,7 @@ def test_breakers_are_read_in_one_go(router_redis: redis.Redis, router_prefix: s
 
 def test_without_redis_this_process_decides_alone_and_says_so() -> None:
     answered: list[None] = []
-    client = quick_redis(f"redis://127.0.0.1:{free_port()}")
+    client = connect(f"redis://127.0.0.1:{free_port()}")
     state = SharedState(client, POLICY, local_share=0.5, on_fallback=lambda: answered.append(None))
     target = Target("r", "m", SPEC, limit=RateLimit(rpm=8), bucket="r")
     got = [state.admit(Ask([target], str(i), 1_000, 10)) for i in range(3)]
@@ -355,6 +355,6 @@ def test_without_redis_this_process_decides_alone_and_says_so() -> None:
 
 
 def test_a_record_that_redis_does_not_take_is_let_go() -> None:
-    state = SharedState(quick_redis(f"redis://127.0.0.1:{free_port()}"), POLICY)
+    state = SharedState(connect(f"redis://127.0.0.1:{free_port()}"), POLICY)
     assert state.record(Outcome(A, "t", "failed", 1.0, shared=True)) == "none"
     assert state.breaker("a", "m").state == "closed"

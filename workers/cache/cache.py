@@ -13,63 +13,18 @@ import redis
 
 from tasks.exact_cache import Answer, Entry, ExactCache, Generations
 from tasks.fingerprint import (
-    Scope,
-    fingerprint,
     last_user_text,
     scope_of,
     tenant_pool,
 )
 from tasks.inference import InferenceRequest, InferenceSubmission
 from workers.cache.embedding import Embedder, Vectors
-from workers.cache.evidence import Evidence, EvidenceBook
-from workers.cache.policy import CachePolicy, Plan, plan, storable
+from workers.cache.evidence import Evidence, EvidenceBook, summary
+from workers.cache.hit import CacheHit, Lookup, hit_of
+from workers.cache.policy import CachePolicy, plan, storable
 from workers.cache.semantic import Neighbour, SemanticIndex, partition_of
 from workers.cache.store import AnswerStore
 from workers.cache.verifier import Verdict, Verifier
-
-Layer = Literal["exact", "semantic"]
-
-
-@dataclass(frozen=True)
-class Lookup:
-    """One request as the cache reads it."""
-
-    text: str
-    scope: Scope
-    plan: Plan
-
-    @property
-    def fingerprint(self) -> str:
-        """The exact name of the request."""
-        return fingerprint(self.scope, self.text)
-
-
-@dataclass(frozen=True)
-class CacheHit:
-    """A stored answer that serves the request, and why."""
-
-    answer: Answer
-    layer: Layer
-    fingerprint: str  # of the stored entry
-    similarity: float  # cosine; 1.0 for an exact hit
-    verifier_score: float | None  # None for an exact hit
-    age: float  # seconds since the answer was given
-    saved_cost: float  # US dollars
-    saved_seconds: float
-    prompt: str  # the stored prompt
-
-    def as_response_field(self) -> dict[str, Any]:
-        """The `cache` field of an `InferenceResponse`."""
-        return {
-            "layer": self.layer,
-            "similarity": round(self.similarity, 4),
-            "verifier_score": None
-            if self.verifier_score is None
-            else round(self.verifier_score, 4),
-            "age_seconds": round(self.age, 1),
-            "saved_cost": self.saved_cost,
-            "saved_seconds": round(self.saved_seconds, 3),
-        }
 
 
 @dataclass
@@ -186,7 +141,7 @@ class SemanticCache:
             if lookup.plan.exact:
                 entry = self.exact.read(data, generations[lookup.scope.pool])
                 if entry is not None:
-                    one.hit = _hit(entry, "exact", 1.0, None)
+                    one.hit = hit_of(entry, "exact", 1.0, None)
         return generations
 
     def _look_semantically(
@@ -232,7 +187,7 @@ class SemanticCache:
                 continue
             verdict = self._judge(verifier, lookup.text, entry.prompt, against)
             if verdict.accepted:
-                one.hit = _hit(entry, "semantic", neighbour.similarity, verdict.score)
+                one.hit = hit_of(entry, "semantic", neighbour.similarity, verdict.score)
                 return
             one.counters[f"veto_{verdict.veto}"] += 1
 
@@ -376,7 +331,7 @@ class SemanticCache:
     ) -> bool:
         """A user says that the answer served was wrong: remove it, never serve the pair again.
 
-        `served` is the fingerprint of the entry that was served. False when `pool` has no such entry.
+        `served` is the fingerprint of the entry that was served; False if `pool` has no such one.
         """
         lookup = self.read(request, pool=pool, revision=revision)
         entry = self.exact.get(served, pool)
@@ -396,29 +351,9 @@ class SemanticCache:
 
         `top_entries` and memory are left out for a single pool: they would tell of others.
         """
-        counters = self.evidence.counters(pool)
-        exact, semantic = counters.get("hit_exact", 0.0), counters.get("hit_semantic", 0.0)
-        lookups = exact + semantic + counters.get("miss", 0.0)
-        stats: dict[str, Any] = {
-            "lookups": int(lookups),
-            "hits": {"exact": int(exact), "semantic": int(semantic)},
-            "hit_rate": (exact + semantic) / lookups if lookups else 0.0,
-            "exact_hit_rate": exact / lookups if lookups else 0.0,
-            "vetoes": {
-                name.removeprefix("veto_"): int(value)
-                for name, value in counters.items()
-                if name.startswith("veto_")
-            },
-            "saved_cost": counters.get("saved_cost", 0.0),
-            "saved_seconds": counters.get("saved_seconds", 0.0),
-            "reported_wrong": int(counters.get("reported_wrong", 0)),
-            "shadow": {
-                "judged": int(counters.get("shadow_judged", 0)),
-                "wrong": int(counters.get("shadow_wrong", 0)),
-            },
-            "embedder": self.embedder.build,
-            "verifier": None if self.verifier is None else self.verifier.build,
-        }
+        stats = summary(self.evidence.counters(pool))
+        stats["embedder"] = self.embedder.build
+        stats["verifier"] = None if self.verifier is None else self.verifier.build
         if pool is None:
             usage = self.store.usage()
             stats["memory"] = {"bytes": usage.bytes, "entries": usage.entries}
@@ -427,17 +362,3 @@ class SemanticCache:
                 {"fingerprint": name, "hits": hits} for name, hits in self.evidence.top(top)
             ]
         return stats
-
-
-def _hit(entry: Entry, layer: Layer, similarity: float, score: float | None) -> CacheHit:
-    return CacheHit(
-        answer=entry.answer,
-        layer=layer,
-        fingerprint=entry.fingerprint,
-        similarity=similarity,
-        verifier_score=score,
-        age=entry.age(),
-        saved_cost=entry.answer.cost,
-        saved_seconds=entry.answer.latency,
-        prompt=entry.prompt,
-    )

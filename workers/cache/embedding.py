@@ -83,18 +83,21 @@ class OnnxEmbedder:
         """Unit vectors, float32, shape (len(texts), width)."""
         vectors = np.empty((len(texts), self.width), np.float32)
         encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
-        # Texts of similar length share a batch, so that little is spent on padding.
-        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
-        for start in range(0, len(order), MAX_BATCH):
-            group = order[start : start + MAX_BATCH]
-            length = len(encoded[group[-1]])
-            ids = np.zeros((len(group), length), np.int64)
-            mask = np.zeros((len(group), length), np.int64)
-            for row, index in enumerate(group):
-                ids[row, : len(encoded[index])] = encoded[index]
-                mask[row, : len(encoded[index])] = 1
-            feed = {"ids": ids, "types": np.zeros_like(ids), "mask": mask}
-            vectors[group] = self._session.run(None, feed)[0]
+        # Only texts of equal length share a batch. Activations are quantised with one scale for
+        # the whole batch, and padding would stretch it: a vector would depend on its neighbours.
+        by_length: dict[int, list[int]] = {}
+        for index, ids in enumerate(encoded):
+            by_length.setdefault(len(ids), []).append(index)
+        for alike in by_length.values():
+            for start in range(0, len(alike), MAX_BATCH):
+                group = alike[start : start + MAX_BATCH]
+                ids_array = np.array([encoded[index] for index in group], np.int64)
+                feed = {
+                    "ids": ids_array,
+                    "types": np.zeros_like(ids_array),
+                    "mask": np.ones_like(ids_array),
+                }
+                vectors[group] = self._session.run(None, feed)[0]
         return vectors
 
     def count_tokens(self, text: str) -> int:

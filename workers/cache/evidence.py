@@ -121,3 +121,25 @@ class EvidenceBook:
             self.client.zrevrange(self.hits, 0, count - 1, withscores=True),
         )
         return [(name.decode(), int(hits)) for name, hits in found]
+
+
+def summary(counters: dict[str, float]) -> dict[str, Any]:
+    """Counters as the statistics show them: rates, vetoes, what was saved."""
+    exact, semantic = counters.get("hit_exact", 0.0), counters.get("hit_semantic", 0.0)
+    lookups = exact + semantic + counters.get("miss", 0.0)
+    judged, wrong = counters.get("shadow_judged", 0.0), counters.get("shadow_wrong", 0.0)
+    return {
+        "lookups": int(lookups),
+        "hits": {"exact": int(exact), "semantic": int(semantic)},
+        "hit_rate": (exact + semantic) / lookups if lookups else 0.0,
+        "exact_hit_rate": exact / lookups if lookups else 0.0,
+        "vetoes": {
+            name.removeprefix("veto_"): int(value)
+            for name, value in counters.items()
+            if name.startswith("veto_")
+        },
+        "saved_cost": counters.get("saved_cost", 0.0),
+        "saved_seconds": counters.get("saved_seconds", 0.0),
+        "reported_wrong": int(counters.get("reported_wrong", 0)),
+        "shadow": {"judged": int(judged), "wrong": int(wrong)},
+    }

@@ -19,9 +19,9 @@ _TIME = re.compile(
 )
 _PERSON = re.compile(
     r"\b(?:who am i|what(?:'s| is) my|where(?:'s| is) my|when(?:'s| is) my|"
-    r"how (?:much|many) .*\b(?:do i|have i)\b (?:have|owe|left|used|spent)|my (?:balance|order status|last (?:order|invoice|"
-    r"message|payment)|calendar|inbox|schedule)|(?:status|balance|total) of my|show me my|"
-    r"remember (?:me|that i|my)|did i\b)",
+    r"how (?:much|many) .*\b(?:do i|have i)\b (?:have|owe|left|used|spent)|"
+    r"my (?:balance|order status|last (?:order|invoice|message|payment)|calendar|inbox|schedule)|"
+    r"(?:status|balance|total) of my|show me my|remember (?:me|that i|my)|did i\b)",
     re.IGNORECASE,
 )
 
@@ -30,8 +30,8 @@ _PERSON = re.compile(
 class CachePolicy:
     """How one route uses the cache. The defaults are the product's."""
 
-    threshold: float = 0.85  # least cosine similarity of a semantic hit
-    verifier_bar: float = 0.5  # least score of the verifier
+    threshold: float = 0.80  # least cosine similarity of a semantic hit
+    verifier_bar: float = 0.7  # least score of the verifier
     ttl: float = 86_400.0  # seconds that an answer lives
     sliding: bool = False  # whether a hit starts the time anew
     semantic: bool = True

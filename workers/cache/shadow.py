@@ -18,8 +18,9 @@ import redis
 
 from tasks.exact_cache import Answer
 from tasks.fingerprint import digest
-from workers.cache.cache import CacheHit, SemanticCache
+from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder
+from workers.cache.hit import CacheHit
 from workers.cache.slots import read_slots
 from workers.cache.statistics import wilson
 

@@ -37,9 +37,9 @@ class AnswerStore:
         prefix = exact.prefix
         self.worth, self.expiry = f"{prefix}:worth", f"{prefix}:expiry"
         self.sizes, self.totals = f"{prefix}:sizes", f"{prefix}:totals"
-        self._store = self.client.register_script(
-            (Path(__file__).parent / "store.lua").read_text(encoding="utf-8")
-        )
+        here = Path(__file__).parent
+        self._store = self.client.register_script((here / "store.lua").read_text("utf-8"))
+        self._remove = self.client.register_script((here / "remove.lua").read_text("utf-8"))
 
     def generations(self, pool: str) -> Generations:
         """The counters under which an entry of `pool` is stored now."""
@@ -97,19 +97,15 @@ class AnswerStore:
         """Remove entries and all records of them; returns how many there were."""
         removed = 0
         for start in range(0, len(fingerprints), CHUNK):
-            chunk = list(fingerprints[start : start + CHUNK])
-            sizes = cast("list[bytes | None]", self.client.hmget(self.sizes, chunk))
-            with self.client.pipeline() as pipeline:
-                pipeline.delete(
-                    *(self.exact.entry_key(name) for name in chunk),
-                    *(self.index.document_key(name) for name in chunk),
-                )
-                pipeline.zrem(self.worth, *chunk)
-                pipeline.zrem(self.expiry, *chunk)
-                pipeline.hdel(self.sizes, *chunk)
-                pipeline.hincrby(self.totals, "bytes", -sum(int(size or 0) for size in sizes))
-                pipeline.execute()
-            removed += sum(size is not None for size in sizes)
+            found = self._remove(
+                keys=[self.worth, self.expiry, self.sizes, self.totals],
+                args=[
+                    self.exact.entry_key(""),
+                    self.index.document_prefix,
+                    *fingerprints[start : start + CHUNK],
+                ],
+            )
+            removed += int(cast("int", found))
         return removed
 
     def every_entry(self) -> Iterator[Entry]:

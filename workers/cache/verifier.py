@@ -25,6 +25,10 @@ CLS, SEP = 101, 102
 MAX_TOKENS_A_SIDE = 254
 
 
+class TooLong(Exception):
+    """The two prompts do not fit into the cross-encoder."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the verifier says of one pair."""
@@ -65,10 +69,9 @@ class OnnxVerifier:
             veto = differ(read_slots(prompt), read_slots(stored))
             if veto is not None:
                 return Verdict(0.0, veto)
-            first, second = self._tokens(prompt), self._tokens(stored)
-            if max(len(first), len(second)) > MAX_TOKENS_A_SIDE:
-                return Verdict(0.0, "too_long")
-            score = min(self._scores(first, second))
+            score = min(self.score(prompt, stored))
+        except TooLong:
+            return Verdict(0.0, "too_long")
         except Exception as error:  # noqa: BLE001 - whatever fails, the answer is not served
             logger.warning(
                 "verifier failed", extra={"action": "verifier_failed", "error": repr(error)}
@@ -76,11 +79,17 @@ class OnnxVerifier:
             return Verdict(0.0, "failed")
         return Verdict(score, None if score >= bar else "low_score")
 
-    def _tokens(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+    def score(self, prompt: str, stored: str) -> tuple[float, float]:
+        """The cross-encoder alone: probability by (prompt, stored) and by (stored, prompt).
 
-    def _scores(self, first: list[int], second: list[int]) -> list[float]:
+        Raises TooLong.
+        """
+        first, second = (
+            encoding.ids
+            for encoding in self._tokenizer.encode_batch([prompt, stored], add_special_tokens=False)
+        )
+        if max(len(first), len(second)) > MAX_TOKENS_A_SIDE:
+            raise TooLong
         types_first, types_second = alignment_types(first, second)
         rows = [
             pair_input(first, second, types_first, types_second),
@@ -89,7 +98,8 @@ class OnnxVerifier:
         ids = np.array([row[0] for row in rows], np.int64)
         types = np.array([row[1] for row in rows], np.int64)
         feed = {"ids": ids, "types": types, "mask": np.ones_like(ids)}
-        return [float(score) for score in self._session.run(None, feed)[0]]
+        forward, backward = self._session.run(None, feed)[0]
+        return float(forward), float(backward)
 
 
 def pair_input(

@@ -15,7 +15,7 @@ from config.catalogue import ModelSpec
 from tasks.inference import FinishReason, GenerationParams, Message, Usage
 from workers.providers.errors import BadRequest, InvalidResponse
 
-DEFAULT_MAX_TOKENS = 8_192  # where a format demands a number and the request gives none
+DEFAULT_MAX_TOKENS = 16_384  # where a format demands a number and the request gives none
 JSON_INSTRUCTION = "Answer with one valid JSON object and nothing else."
 
 _DATA_URL = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+);base64,(?P<data>.*)", re.DOTALL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from config.catalogue import Catalogue, ProviderConfig, ProviderKind
+from config.catalogue import Catalogue, ProviderConfig, ProviderKind, ProviderSpec
 from workers.providers.anthropic import AnthropicDialect
 from workers.providers.cohere import CohereDialect
 from workers.providers.dialect import Dialect
@@ -29,7 +29,8 @@ def build_providers(
     """Every provider of the catalogue that can be used, by its name.
 
     One that needs a key and has none in `credentials` is left out. A base URL in `credentials`
-    redirects a provider.
+    redirects a provider. Raises ValueError, in one line that does not show the value, for a key or
+    base URL that cannot be used.
     """
     watchdog = Watchdog()
     providers: dict[str, HttpProvider] = {}
@@ -37,6 +38,7 @@ def build_providers(
         given = credentials.get(name, ProviderConfig())
         if spec.key_env is not None and not given.api_key:
             continue
+        _check(name, spec, given)
         providers[name] = HttpProvider(
             name,
             spec,
@@ -65,3 +67,11 @@ def credentials_from(
         )
         for name, spec in catalogue.providers.items()
     }
+
+
+def _check(name: str, spec: ProviderSpec, given: ProviderConfig) -> None:
+    key = given.api_key or ""
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ValueError(f"{spec.key_env or name}: not a key: it holds spaces or odd characters")
+    if given.base_url is not None and not given.base_url.startswith(("http://", "https://")):
+        raise ValueError(f"{spec.base_url_env or name}: must begin with http:// or https://")

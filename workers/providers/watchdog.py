@@ -20,6 +20,8 @@ from workers.providers.base import CallLimits
 
 logger = logging.getLogger(__name__)
 
+Reason = Literal["deadline", "cancelled"]
+
 LOOK_SECONDS = 0.1  # a cancelled or overdue call ends within this time
 
 _current = threading.local()
@@ -30,14 +32,16 @@ class Watch:
 
     def __init__(self, limits: CallLimits) -> None:
         self.limits = limits
-        self.reason: Literal["deadline", "cancelled"] | None = None
+        self.reason: Reason | None = None
         self._socket: socket.socket | None = None
+        self._lock = threading.Lock()
 
     def attach(self, connection: socket.socket | None) -> None:
-        """Name the socket to shut; a call that is over already is shut at once."""
-        self._socket = connection
+        """Name the socket to shut; a call that must end already loses it at once."""
+        with self._lock:
+            self._socket = connection
         if self.reason is not None:
-            self.end(self.reason)
+            self.end()
 
     def check(self) -> bool:
         """Whether the call must end, noting the reason. Asks `limits.cancelled()`."""
@@ -48,14 +52,19 @@ class Watch:
                 self.reason = "cancelled"
         return self.reason is not None
 
-    def end(self, reason: Literal["deadline", "cancelled"]) -> None:
+    def end(self) -> None:
         """Shut the socket down in both directions; the reader wakes with an end of file."""
-        self.reason = reason
-        if self._socket is not None:
-            # The base class's shutdown: SSLSocket's own would pull the TLS state from under a
-            # reader in another thread. A socket that is closed already needs nothing.
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        with self._lock:
+            if self._socket is not None:
+                # The base class's shutdown: SSLSocket's own would pull the TLS state from under a
+                # reader in another thread. A socket that is closed already needs nothing.
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def let_go(self) -> None:
+        """The call is over: its connection belongs to the pool, and maybe to another call."""
+        with self._lock:
+            self._socket = None
 
 
 class Watchdog:
@@ -83,6 +92,7 @@ class Watchdog:
             yield watch
         finally:
             _current.watch = None
+            watch.let_go()
             with self._changed:
                 self._watches.discard(watch)
 
@@ -91,15 +101,17 @@ class Watchdog:
             with self._changed:
                 while not self._watches:
                     self._changed.wait()
-                for watch in self._watches:
-                    try:
-                        if watch.check() and watch.reason is not None:
-                            watch.end(watch.reason)
-                    except Exception:
-                        # `cancelled` is the caller's; its fault must not end everyone's deadline.
-                        logger.exception(
-                            "cancellation check failed", extra={"action": "watchdog_check_failed"}
-                        )
+                watches = list(self._watches)
+            # Not under the lock: `cancelled` may take its time, and calls begin meanwhile.
+            for watch in watches:
+                try:
+                    if watch.check():
+                        watch.end()
+                except Exception:
+                    # It is the caller's; its fault must not end everyone's deadline.
+                    logger.exception(
+                        "cancellation check failed", extra={"action": "watchdog_check_failed"}
+                    )
             time.sleep(LOOK_SECONDS)
 
 

@@ -19,24 +19,19 @@ from tasks.inference import Attempt
 from workers.providers.base import CallLimits, Completion, Provider
 from workers.providers.errors import (
     AllProvidersFailed,
-    AuthenticationFailed,
     Cancelled,
     ContextTooLong,
-    EmptyAnswer,
-    ModelNotFound,
     NoCapacity,
     ProviderError,
     ProviderTimeout,
-    RateLimited,
 )
-from workers.providers.provider import HttpProvider
+from workers.router.outcome import pause_seconds, result_of
 from workers.router.plan import Plan
 from workers.router.targets import Admission, Ask, Outcome, Passed, Result, RouterState, Target
 
 logger = logging.getLogger(__name__)
 
 LEASE_MARGIN_SECONDS = 5.0
-DEFAULT_PAUSE_SECONDS = 1.0  # after a 429 that names no time
 CANCEL_LOOK_SECONDS = 0.1
 
 
@@ -244,19 +239,15 @@ class _Run:
     def _result_of(
         self, error: ProviderError, target: Target, admission: Admission, seconds: float
     ) -> Result:
-        """What a failed call says about its target."""
-        if isinstance(error, Cancelled):
-            return "released"
-        if isinstance(error, AuthenticationFailed | ModelNotFound):
-            return "fatal"
-        if isinstance(error, RateLimited | EmptyAnswer) or not error.retryable:
-            return "healthy"
-        cut_short = (
-            isinstance(error, ProviderTimeout)
+        result = result_of(error)
+        if result != "failed":
+            return result
+        late = time.monotonic() >= self.limits.deadline
+        if (
+            late
+            and isinstance(error, ProviderTimeout)
             and seconds < self.policy.min_attempt_seconds
-            and time.monotonic() >= self.limits.deadline
-        )
-        if cut_short:
+        ):
             return "released"  # the job came late; nobody could have answered
         if target.key in self.blamed and not admission.probe:
             # A prompt that breaks its reader would open every circuit by its retries alone.
@@ -279,16 +270,7 @@ class _Run:
         completion: Completion | None,
         error: ProviderError | None,
     ) -> None:
-        pause = 0.0
-        if isinstance(error, RateLimited):
-            pause = DEFAULT_PAUSE_SECONDS if error.retry_after is None else error.retry_after
-        elif error is not None and error.retry_after is not None:
-            pause = error.retry_after
-        provider = self.providers[target.provider]
-        if completion is not None and isinstance(provider, HttpProvider):
-            room = provider.headroom(target.model)
-            if room is not None and room.exhausted and room.reset_seconds is not None:
-                pause = room.reset_seconds
+        pause = pause_seconds(self.providers[target.provider], target.model, error)
         reserved = self.plan.input_tokens + self.plan.output_tokens
         refund = 0 if completion is None else reserved - completion.usage.total
         change = self.state.record(
