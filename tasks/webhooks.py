@@ -25,7 +25,7 @@ from tasks.deliveries import delivery_id
 NATIVE_EVENTS = (
     "job.succeeded", "job.failed", "job.cancelled", "job.expired",
     "batch.completed", "batch.failed", "batch.expired", "batch.cancelled",
-    "webhook.disabled", "budget.threshold", "webhook.test",
+    "webhook.disabled", "budget.threshold", "budget.exhausted", "webhook.test",
 )  # fmt: skip
 OPENAI_EVENTS = (
     "response.completed", "response.failed", "response.cancelled", "response.incomplete",

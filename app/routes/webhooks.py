@@ -32,6 +32,7 @@ webhooks_api = APIBlueprint(
 Event = Literal[
     "*", "job.succeeded", "job.failed", "job.cancelled", "job.expired", "batch.completed",
     "batch.failed", "batch.expired", "batch.cancelled", "webhook.disabled", "budget.threshold",
+    "budget.exhausted",
 ]  # fmt: skip
 URL = Annotated[str, StringConstraints(min_length=1, max_length=2_048)]
 Name = Annotated[str, StringConstraints(max_length=200)]

@@ -6,10 +6,13 @@ import logging
 
 from celery import group
 
-from tasks.batches import BatchState, PreparedLine, UnknownBatchError
+from tasks.batches import BatchState, Expansion, PreparedLine, UnknownBatchError
 from workers.context import WorkerContext, context
 
 logger = logging.getLogger(__name__)
+
+
+COLD = "cold"  # Redis does not know the tenant's account yet
 
 
 def publish_slices(current: WorkerContext, batch_id: str) -> None:
@@ -39,21 +42,31 @@ def expand_slice(batch_id: str, number: int) -> None:
     end = batch.slices[number + 1] if number + 1 < len(batch.slices) else stored.size
     with current.files.open(stored, offset=start) as stream:
         lines = [PreparedLine.load(line) for line in stream.read(end - start).splitlines()]
-    done = current.batches.expand(
+    done = _expand(current, batch_id, number, lines)
+    if done is not None and done.waits == COLD:
+        current.accounts.load(batch.tenant)
+        done = _expand(current, batch_id, number, lines)
+    if done is not None:
+        logger.info(
+            "slice waits" if done.waits else "slice expanded",
+            extra={
+                "action": "batch_slice",
+                "batch_id": batch_id,
+                "slice": number,
+                "jobs": done.made,
+                "joined": done.joined,
+                "waits": done.waits,
+            },
+        )
+
+
+def _expand(
+    current: WorkerContext, batch_id: str, number: int, lines: list[PreparedLine]
+) -> Expansion | None:
+    return current.batches.expand(
         batch_id,
         number,
         [(line, None) for line in lines],
         retention_seconds=current.settings.job_retention_seconds,
         max_attempts=current.settings.max_attempts,
     )
-    if done is not None:
-        logger.info(
-            "slice expanded",
-            extra={
-                "action": "batch_slice",
-                "batch_id": batch_id,
-                "slice": number,
-                "jobs": done[0],
-                "joined": done[1],
-            },
-        )

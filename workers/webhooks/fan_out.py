@@ -132,7 +132,9 @@ def _something_happened(
     one: _Round, event_id: str, entry_id: bytes, fields: dict[bytes, bytes]
 ) -> None:
     tenant, event = fields[b"tenant"].decode(), fields[b"type"].decode()
-    subject, url = fields[b"subject"].decode(), fields[b"webhook_url"].decode()
+    url = fields.get(b"webhook_url", b"").decode()
+    # Budgets have no object of their own: they are those of the tenant or of a user.
+    subject = (fields.get(b"subject") or fields.get(b"user") or fields[b"tenant"]).decode()
     at = int(entry_id.partition(b"-")[0])
     data = {"id": subject, **orjson.loads(fields[b"data"])}
     if event.startswith("batch."):
