@@ -28,7 +28,7 @@ MODEL = "gemma3-270m"
 
 
 def line(number: int, padding: int, cache: str) -> bytes:
-    prompt = f"What is {number} plus {number * 7919}?" + " x" * (padding // 2)
+    prompt = f"What is {number} plus {number * 7919}?" + " lorem ipsum" * (padding // 12)
     fields = {
         "custom_id": f"line-{number}",
         "prompt": prompt,

@@ -13,7 +13,7 @@ from celery.exceptions import OperationalError
 from flask import Response, current_app, g, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from app.batch_documents import BatchPage, BatchView
 from app.batch_intake import BadLinesError, HashedChunks, take_lines
@@ -21,7 +21,7 @@ from app.batch_lines import native_line
 from app.batch_options import BatchOptions, BatchSubmission, window_seconds
 from app.documents import Parameters, problems
 from app.identity import Caller, caller
-from app.problems import Problem
+from app.problems import Problem, validation_problem
 from app.services import Services, services
 from app.submission import check_webhook_url, idempotency
 from tasks.batch_results import line_results
@@ -254,7 +254,10 @@ def _read_object(
                 f"A JSON object has at most {current.settings.max_body_bytes} bytes here. "
                 "Send JSONL or a JSON array, which are read as a stream.",
             )
-    submission = BatchSubmission.model_validate_json(bytes(body))
+    try:
+        submission = BatchSubmission.model_validate_json(bytes(body))
+    except ValidationError as error:
+        raise validation_problem(error) from None
     if (submission.input_file_id is None) == (submission.requests is None):
         raise Problem(422, "invalid-request", "Give exactly one of `requests` and `input_file_id`.")
     most_line = current.settings.max_body_bytes
@@ -283,7 +286,10 @@ def _form_options(fields: dict[str, str]) -> BatchOptions:
             given["metadata"] = orjson.loads(given["metadata"])
         except orjson.JSONDecodeError:
             raise Problem(422, "invalid-request", "metadata: must be a JSON object.") from None
-    return BatchOptions.model_validate(given)
+    try:
+        return BatchOptions.model_validate(given)
+    except ValidationError as error:
+        raise validation_problem(error) from None
 
 
 def _result_lines(current: Services, batch: Batch) -> Iterator[bytes]:
