@@ -32,7 +32,8 @@ redis.call('HSET', record, 'id', id, 'tenant', tenant, 'state', 'in_progress',
   'failed', 0, 'cancelled', 0, 'expired', 0, unpack(ARGV, 13))
 redis.call('PEXPIREAT', record, int(deadline + ARGV[11]))
 for slice = 0, tonumber(ARGV[6]) - 1 do
-  redis.call('ZADD', key('batch', id, 'pending'), int(now), slice)
+  -- All due at once; the order of the scores is that of the slices.
+  redis.call('ZADD', key('batch', id, 'pending'), int(now - ARGV[6] + slice), slice)
 end
 redis.call('ZADD', key('batches:open'), int(deadline), id)
 redis.call('HINCRBY', key('batches:count'), tenant, 1)

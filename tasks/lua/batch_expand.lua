@@ -21,6 +21,7 @@ local made, joined, tokens, ended, wait = 0, 0, 0, {}, ''
 for i = 9, #ARGV, STRIDE do
   local index, job, result = ARGV[i], ARGV[i + 1], ARGV[i + 5]
   local nano, held = ARGV[i + 6], ARGV[i + 7]
+  local rank = int(now_us + i)  -- in the order of the lines
   if redis.call('GETBIT', seen, index) == 0 then
     local record = key('job', job)
     local state = redis.call('HGET', record, 'state')
@@ -46,7 +47,7 @@ for i = 9, #ARGV, STRIDE do
       joined = joined + 1
     else
       redis.call('HSET', record, 'v', 1, 'id', job, 'tenant', tenant, 'user', b[3], 'lane', lane,
-        'state', 'queued', 'rank', int(now_us), 'created_at', int(now), 'ready_at', int(now),
+        'state', 'queued', 'rank', rank, 'created_at', int(now), 'ready_at', int(now),
         'deadline_at', deadline, 'fence', '0', 'attempt', '0', 'max_attempts', ARGV[8],
         'retention_ms', retention, 'request_id', b[5], 'fingerprint', ARGV[i + 2],
         'request', ARGV[i + 4], 'batch', id, 'lines', 1)
@@ -63,7 +64,7 @@ for i = 9, #ARGV, STRIDE do
           message = 'The line may use more tokens than the tenant may use in a minute.'})}}
       else
         redis.call('ZADD', key('due'), deadline, job)
-        make_ready(job, tenant, lane, int(now_us))
+        make_ready(job, tenant, lane, rank)
         hint(lane, job)
       end
     end

@@ -15,8 +15,6 @@ local room = math.ceil((tonumber(ARGV[4]) - open) / size) - under_way
 room = math.min(room, tonumber(ARGV[7]))
 if room <= 0 then return {} end
 local slices = redis.call('ZRANGEBYSCORE', pending, '-inf', int(now), 'LIMIT', 0, room)
--- The first slices first: their numbers are the members, which sort as text.
-table.sort(slices, function(a, b) return tonumber(a) < tonumber(b) end)
 for _, slice in ipairs(slices) do
   redis.call('ZADD', pending, int(now + ARGV[6]), slice)
 end

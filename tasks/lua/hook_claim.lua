@@ -5,7 +5,9 @@
 -- Returns {delivery as a flat list, endpoint as a flat list}, or nil when nothing can be sent now.
 local BUSY_MS = 250
 local ring = key('hook:ring')
-for _, endpoint in ipairs(redis.call('ZRANGEBYSCORE', ring, '-inf', int(now), 'LIMIT', 0, 50)) do
+-- To the microsecond: who was served goes behind all who wait, also within one millisecond.
+local exact = string.format('%.3f', now_us / 1000)
+for _, endpoint in ipairs(redis.call('ZRANGEBYSCORE', ring, '-inf', exact, 'LIMIT', 0, 50)) do
   local due = key('hook:due', endpoint)
   local e = redis.call('HMGET', key('hook:endpoint', endpoint), 'state', 'tenant')
   if e[1] ~= 'enabled' then
@@ -43,7 +45,7 @@ for _, endpoint in ipairs(redis.call('ZRANGEBYSCORE', ring, '-inf', int(now), 'L
       local head = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
       if head then
         -- Behind the others that wait.
-        redis.call('ZADD', ring, int(math.max(now, tonumber(head))), endpoint)
+        redis.call('ZADD', ring, tonumber(head) > now and head or exact, endpoint)
       else
         redis.call('ZREM', ring, endpoint)
       end
