@@ -5,8 +5,6 @@ from __future__ import annotations
 import click
 
 from app.cli.cache import cache, route
-from app.cli.admin import admin
-from app.cli.database import db
 from app.cli.demo import demo
 from app.cli.doctor import doctor
 from app.cli.init import init, probe
@@ -14,7 +12,6 @@ from app.cli.jobs import jobs, submit
 from app.cli.processes import api, beat, worker
 from app.cli.stack import up
 from app.cli.tokens import token
-from app.cli.usage import usage
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

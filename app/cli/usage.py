@@ -18,8 +18,12 @@ BAR_CELLS = 24
 
 
 @click.command()
-@click.option("--by", default="day", show_default=True,
-              help="Some of day, model, user, provider, priority, state, separated by commas.")
+@click.option(
+    "--by",
+    default="day",
+    show_default=True,
+    help="Some of day, model, user, provider, priority, state, separated by commas.",
+)
 @click.option("--days", type=click.IntRange(min=1, max=3660), default=30, show_default=True)
 @click.option("--user", help="Of this user only.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
