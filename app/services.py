@@ -49,11 +49,7 @@ class Services:
     database: Database
     accounts: Accounts
     revocations: Revocations
-
-    @property
-    def prices(self) -> Prices:
-        """What requests cost at most; worked out when first needed."""
-        return load_prices(self.settings.models_file)
+    prices: Prices
 
 
 def make_services(settings: Settings) -> Services:
@@ -80,6 +76,8 @@ def make_services(settings: Settings) -> Services:
         webhooks=Webhooks(client, settings.key_prefix),
         deliveries=Deliveries(client, settings.key_prefix),
         egress=AllowList(settings.webhook_allow_hosts),
+        # Now, not at the first request: a second of work that many requests would do at once.
+        prices=load_prices(settings.models_file),
         database=database,
         accounts=Accounts(client, settings.key_prefix, database),
         revocations=Revocations(client, settings.key_prefix, database),

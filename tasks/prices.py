@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -43,6 +44,9 @@ class Rate:
     input: int
     output: int
     max_output: int  # tokens
+
+
+_working_out = threading.Lock()
 
 
 class Prices:
@@ -86,12 +90,17 @@ def input_tokens(submission: InferenceSubmission) -> int:
     )
 
 
-@cache
 def load_prices(models_file: Path | None) -> Prices:
     """The rates of a catalogue. Takes about a second, once for each process and file.
 
     Raises RuntimeError when they cannot be worked out.
     """
+    with _working_out:  # one process at a time, however many requests come first
+        return _load(models_file)
+
+
+@cache
+def _load(models_file: Path | None) -> Prices:
     command = [sys.executable, "-m", "tasks.prices", *([str(models_file)] if models_file else [])]
     done = subprocess.run(  # noqa: S603 - our own module
         command, capture_output=True, text=True, timeout=SECONDS, check=False
