@@ -44,14 +44,17 @@ class FreezingProxy:
                 threading.Thread(target=self._pass_on, args=(near,), daemon=True).start()
 
     def _pass_on(self, near: socket.socket) -> None:
-        # A server that is gone, or a side that hangs up: the connection ends, as it would without us.
-        with near, contextlib.suppress(OSError):
-            with socket.create_connection(("127.0.0.1", self._target)) as far:
-                other = {near: far, far: near}
-                while not self._closing.is_set():
-                    for ready in select.select([near, far], [], [], 0.1)[0]:
-                        self._thawed.wait()
-                        data = ready.recv(65_536)
-                        if not data:
-                            return
-                        other[ready].sendall(data)
+        # A server that is gone or a side that hangs up ends the connection, as without us.
+        with (
+            near,
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self._target)) as far,
+        ):
+            other = {near: far, far: near}
+            while not self._closing.is_set():
+                for ready in select.select([near, far], [], [], 0.1)[0]:
+                    self._thawed.wait()
+                    data = ready.recv(65_536)
+                    if not data:
+                        return
+                    other[ready].sendall(data)
