@@ -49,6 +49,16 @@ SUBMITTING = (  # endpoints that bring work
 PUBLIC = ("/v1/health", "/v1/auth/", "/docs", "/openapi.json")
 
 
+PAGE_HEADERS = {
+    # Swagger UI starts itself with an inline script.
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; "
+    "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+}
+
+
 class Request(flask.Request):
     """A request whose JSON body goes to pydantic as it came: parsed once, and strictly."""
 
@@ -139,6 +149,9 @@ def _authenticate() -> None:
 def _finish(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.get("request_id", "")
     response.headers["X-Content-Type-Options"] = "nosniff"
+    if response.mimetype == "text/html":
+        for name, value in PAGE_HEADERS.items():
+            response.headers.setdefault(name, value)
     return response
 
 

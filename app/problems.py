@@ -101,13 +101,19 @@ def validation_problem(error: ValidationError) -> Problem:
         return Problem(400, "malformed-json", "The body must be a JSON object.")
     errors = [
         FieldFault(
-            field=".".join(str(part) for part in fault["loc"]) or "body",
+            field=_field(fault["loc"]),
             message=fault["msg"].removeprefix("Value error, "),
         )
         for fault in faults[:20]
     ]
     first = errors[0]
     return Problem(422, "invalid-request", f"{first.field}: {first.message}", errors=errors)
+
+
+def _field(loc: Sequence[int | str]) -> str:
+    """The path to a field, without what pydantic calls the branches of a union."""
+    parts = [str(part) for part in loc if not (isinstance(part, str) and "[" in part)]
+    return ".".join(parts) or "body"
 
 
 def _storage_down() -> Problem:

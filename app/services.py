@@ -39,11 +39,7 @@ class Services:
     database: Database
     accounts: Accounts
     revocations: Revocations
-
-    @property
-    def prices(self) -> Prices:
-        """What requests cost at most; worked out when first needed."""
-        return load_prices(self.settings.models_file)
+    prices: Prices
 
 
 def make_services(settings: Settings) -> Services:
@@ -67,6 +63,8 @@ def make_services(settings: Settings) -> Services:
         hub=WaitHub(client, settings.key_prefix),
         streams=JobStreams(client, settings.key_prefix),
         catalogue=load_catalogue(settings.models_file),
+        # Now, not at the first request: a second of work that many requests would do at once.
+        prices=load_prices(settings.models_file),
         database=database,
         accounts=Accounts(client, settings.key_prefix, database),
         revocations=Revocations(client, settings.key_prefix, database),

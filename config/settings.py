@@ -148,10 +148,26 @@ class Settings(BaseSettings):
     )
 
     # --- Cache -----------------------------------------------------------------------------
-    cache_enabled: bool = True
+    cache_semantic: bool = Field(
+        default=True, description="Serve what means the same; false: only exact repeats."
+    )
     cache_ttl: int = Field(default=86_400, ge=1, le=31_536_000, description="Seconds.")
     cache_max_bytes: int = Field(default=536_870_912, ge=1_000_000, description="Of answers.")
-    similarity_threshold: float = Field(default=0.85, ge=0.5, le=1.0)
+    similarity_threshold: float = Field(
+        default=0.80, ge=0.5, le=1.0, description="Least cosine of a semantic hit."
+    )
+    cache_verifier_bar: float = Field(
+        default=0.7, ge=0.0, le=1.0, description="Least verifier score of a semantic hit."
+    )
+    cache_shadow_rate: float = Field(
+        default=0.05, ge=0.0, le=1.0, description="Share of doubtful hits that are checked."
+    )
+    cache_shadow_calls_per_hour: int = Field(
+        default=60, ge=0, description="Provider calls for checking, per tenant."
+    )
+    cache_max_error_rate: float = Field(
+        default=0.02, ge=0.0, le=1.0, description="Wrong semantic hits above which the bar rises."
+    )
     embedding_model: str = Field(
         default="all-MiniLM-L6-v2", description="A sentence-transformers name or folder."
     )

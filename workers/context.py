@@ -16,11 +16,14 @@ from tasks.streams import JobStreams
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import load_embedder
 from workers.cache.policy import CachePolicy
+from workers.cache.shadow import ShadowJudge, ShadowPolicy
 from workers.cache.verifier import load_verifier
+from workers.cancellations import CancelListener
 from workers.lease import LeaseKeeper
 from workers.providers.registry import build_providers
 from workers.router.router import Router
 from workers.router.shared_state import SharedState
+from workers.shadowing import Shadow
 from workers.single_flight import SingleFlight
 from workers.stream import StreamKeeper
 
@@ -40,6 +43,7 @@ class WorkerContext:
     leases: LeaseKeeper
     streams: StreamKeeper
     cache: SemanticCache
+    shadow: Shadow
     flights: SingleFlight
     control: Control
     router: Router
@@ -69,29 +73,49 @@ def context() -> WorkerContext:
     ledger = Ledger(client, current.key_prefix)
     catalogue = load_catalogue(current.models_file)
     embedder = load_embedder(current.embedding_model)
+    worker = f"{socket.gethostname()}:{os.getpid()}"
+    leases = LeaseKeeper(ledger, current.lease_seconds)
+    CancelListener(client, ledger.key("worker", worker), leases.lose).start()
+    cache_client = connect(current.cache_url, timeout=CACHE_TIMEOUT_SECONDS)
+    cache_prefix = f"{current.key_prefix}cache"
+    answers = SemanticCache(
+        cache_client,
+        embedder,
+        load_verifier(),
+        prefix=cache_prefix,
+        policy=CachePolicy(
+            threshold=current.similarity_threshold,
+            verifier_bar=current.cache_verifier_bar,
+            ttl=current.cache_ttl,
+            semantic=current.cache_semantic,
+        ),
+        max_bytes=current.cache_max_bytes,
+    )
+    judge = ShadowJudge(
+        answers,
+        cache_client,
+        cache_prefix,
+        policy=ShadowPolicy(
+            rate=current.cache_shadow_rate,
+            calls_per_hour=current.cache_shadow_calls_per_hour,
+            max_error_rate=current.cache_max_error_rate,
+        ),
+    )
+    router = Router(
+        catalogue,
+        build_providers(catalogue, credentials(current, catalogue)),
+        SharedState(client, prefix=f"{current.key_prefix}router:"),
+        embed=embedder.embed,
+    )
     return WorkerContext(
         settings=current,
-        worker=f"{socket.gethostname()}:{os.getpid()}",
+        worker=worker,
         ledger=ledger,
-        leases=LeaseKeeper(ledger, current.lease_seconds),
+        leases=leases,
         streams=StreamKeeper(JobStreams(client, current.key_prefix)),
-        cache=SemanticCache(
-            connect(current.cache_url, timeout=CACHE_TIMEOUT_SECONDS),
-            embedder,
-            load_verifier(),
-            prefix=f"{current.key_prefix}cache",
-            policy=CachePolicy(
-                threshold=current.similarity_threshold,
-                ttl=current.cache_ttl,
-            ),
-            max_bytes=current.cache_max_bytes,
-        ),
+        cache=answers,
+        shadow=Shadow(judge, router),
         control=Control(client, current.key_prefix),
         flights=SingleFlight(client, prefix=f"{current.key_prefix}flight:"),
-        router=Router(
-            catalogue,
-            build_providers(catalogue, credentials(current, catalogue)),
-            SharedState(client, prefix=f"{current.key_prefix}router:"),
-            embed=embedder.embed,
-        ),
+        router=router,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -75,10 +76,11 @@ def translate(
     status: int, problem: str, detail: str, field: str | None, headers: Mapping[str, str]
 ) -> tuple[bytes, int, dict[str, str]]:
     """A problem of type `problem` as body, status and headers of an answer in OpenAI's shape."""
+    at_fault = re.sub(r"\.(\d+)", r"[\1]", field) if field else None
     new_status, code, param = _RENAMED.get(problem, (None, problem.replace("-", "_"), None))
     status = new_status or status
     told = dict(headers)
     if status == HTTPStatus.CONFLICT:
         told["X-Should-Retry"] = "false"  # OpenAI's libraries would try again
-    body = error_body(status, detail, code=code, param=param or field)
+    body = error_body(status, detail, code=code, param=param or at_fault)
     return orjson.dumps(body), status, told

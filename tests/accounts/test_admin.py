@@ -152,8 +152,8 @@ def test_open_and_waiting_jobs(
 
 
 def test_usage_by_group_as_json_and_csv(
-    api: API, client: FlaskClient, boss: dict[str, str], ann: dict[str, str], platform: dict[str, str],
-    redis_client: redis.Redis, prefix: str, database: Database,
+    api: API, client: FlaskClient, boss: dict[str, str], ann: dict[str, str],
+    platform: dict[str, str], redis_client: redis.Redis, prefix: str, database: Database,
 ) -> None:  # fmt: skip
     ledger: Ledger = services_of(api).ledger
     for user, cost in (("ann", 0.1), ("ann", 0.2), ("bob", 0.000_000_001)):
