@@ -26,6 +26,8 @@ _RENAMED: dict[str, tuple[int | None, str, str | None]] = {
     "token-expired": (None, "invalid_api_key", None),
     "token-missing": (None, "invalid_api_key", None),
     "token-invalid": (None, "invalid_api_key", None),
+    "token-revoked": (None, "invalid_api_key", None),
+    "budget-exhausted": (None, "insufficient_quota", None),
     "rate-limited": (None, "rate_limit_exceeded", None),
     "job-ended": (400, "already_ended", None),
 }
