@@ -25,14 +25,19 @@ from app.problems import Problem, ProblemDocument, register_error_handlers, vali
 from app.routes.admin import admin_api
 from app.routes.allowances import allowances_api
 from app.routes.auth import auth_api
+from app.routes.batch import batch_api
 from app.routes.cache import cache_api
+from app.routes.files import files_api
 from app.routes.health import health_api, release
 from app.routes.inference import jobs_api
+from app.routes.openai_batches import batches_api
 from app.routes.openai_chat import chat_api
 from app.routes.openai_models import models_api
 from app.routes.openai_responses import responses_api
+from app.routes.openai_webhooks import webhook_endpoints_api
 from app.routes.streams import streams_api
 from app.routes.usage import usage_api
+from app.routes.webhooks import webhooks_api
 from app.services import make_services
 from config.logs import log_context
 from config.settings import Settings
@@ -42,6 +47,8 @@ logger = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 SUBMITTING = (  # endpoints that bring work
     "jobs.submit_inference",
+    "batch.submit_batch",
+    "batches.create_batch",
     "chat.create_chat_completion",
     "responses.create_response",
     "auth.issue_token",  # each a costly hash
@@ -107,6 +114,11 @@ def create_app(settings: Settings) -> API:
     register_error_handlers(app)
 
     app.register_api(jobs_api)
+    app.register_api(batch_api)
+    app.register_api(files_api)
+    app.register_api(batches_api)
+    app.register_api(webhooks_api)
+    app.register_api(webhook_endpoints_api)
     app.register_api(streams_api)
     app.register_api(chat_api)
     app.register_api(responses_api)

@@ -147,6 +147,47 @@ class Settings(BaseSettings):
         default=None, description="Touched while a worker is healthy, for its liveness probe."
     )
 
+    # --- Files and batches -----------------------------------------------------------------
+    files_url: str = Field(
+        default="file://var/files",
+        pattern=r"^(file|s3|memory)://",
+        description="Where files are kept: file://folder or s3://bucket/prefix.",
+    )
+    file_retention_seconds: int = Field(
+        default=2_592_000, ge=3_600, description="How long a file is kept unless it says else."
+    )
+    batch_max_lines: int = Field(default=50_000, ge=1, le=1_000_000)
+    batch_max_bytes: int = Field(default=200_000_000, ge=1_000, le=10_000_000_000)
+    batch_slice_lines: int = Field(
+        default=200, ge=1, le=1_000, description="Lines of a batch that become jobs in one step."
+    )
+    batch_open_lines: int = Field(
+        default=5_000,
+        ge=1,
+        description="A tenant's open jobs up to which its batches put more lines into the queue.",
+    )
+
+    # --- Webhooks --------------------------------------------------------------------------
+    webhook_allow_hosts: Annotated[list[str], NoDecode, BeforeValidator(_comma_separated)] = Field(
+        default_factory=list,
+        description="Internal receivers: host names, addresses or CIDR ranges, comma separated.",
+    )
+    webhook_timeout_seconds: float = Field(
+        default=15.0, gt=0, le=60, description="For one delivery, all in all."
+    )
+    webhook_concurrency: int = Field(
+        default=64, ge=1, le=1_024, description="Deliveries a webhook process makes at once."
+    )
+    webhook_endpoint_concurrency: int = Field(
+        default=4, ge=1, le=100, description="Deliveries to one endpoint at once."
+    )
+    webhook_tenant_concurrency: int = Field(
+        default=16, ge=1, le=1_024, description="Deliveries of one tenant at once."
+    )
+    webhook_disable_seconds: int = Field(
+        default=259_200, ge=1, description="An endpoint that failed for so long is disabled."
+    )
+
     # --- Cache -----------------------------------------------------------------------------
     cache_semantic: bool = Field(
         default=True, description="Serve what means the same; false: only exact repeats."

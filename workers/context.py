@@ -7,9 +7,15 @@ import socket
 from dataclasses import dataclass
 from functools import cache
 
+import redis
+
 from config.catalogue import Catalogue, ProviderConfig, load_catalogue
 from config.settings import Settings, settings
+from tasks.accounts import Accounts
+from tasks.batches import Batches
 from tasks.control import Control
+from tasks.database import Database
+from tasks.files import FileStore
 from tasks.ledger import Ledger
 from tasks.redis_client import connect
 from tasks.streams import JobStreams
@@ -39,6 +45,7 @@ class WorkerContext:
 
     settings: Settings
     worker: str
+    redis: redis.Redis
     ledger: Ledger
     leases: LeaseKeeper
     streams: StreamKeeper
@@ -47,6 +54,9 @@ class WorkerContext:
     flights: SingleFlight
     control: Control
     router: Router
+    batches: Batches
+    files: FileStore
+    accounts: Accounts
 
 
 def credentials(settings: Settings, catalogue: Catalogue) -> dict[str, ProviderConfig]:
@@ -109,6 +119,7 @@ def context() -> WorkerContext:
     )
     return WorkerContext(
         settings=current,
+        redis=client,
         worker=worker,
         ledger=ledger,
         leases=leases,
@@ -118,4 +129,7 @@ def context() -> WorkerContext:
         control=Control(client, current.key_prefix),
         flights=SingleFlight(client, prefix=f"{current.key_prefix}flight:"),
         router=router,
+        batches=Batches(client, current.key_prefix),
+        files=FileStore(client, current.key_prefix, current.files_url),
+        accounts=Accounts(client, current.key_prefix, Database(current.database_url)),
     )

@@ -21,6 +21,7 @@ from app.stack.processes import (
     beat_command,
     flower_command,
     system_command,
+    webhooks_command,
     worker_command,
 )
 from app.stack.supervisor import Child, Supervisor
@@ -121,6 +122,7 @@ class Stack:
         for number in range(options.workers):
             name = f"worker{number + 1}"
             self._start_worker(name, worker_command(self.settings, name))
+        self._start_worker("webhooks", webhooks_command(self.settings))
         start(Child("beat", beat_command(), self._heart("beat"), self._heart_env("beat")))
         start(
             Child(
