@@ -54,7 +54,9 @@ class Services:
 
 def make_services(settings: Settings) -> Services:
     """Connect to what the settings name (lazily: nothing has to be up yet)."""
-    client = connect(settings.broker_url, timeout=settings.redis_timeout_seconds)
+    client = connect(
+        settings.broker_url, timeout=settings.redis_timeout_seconds, retry_timeouts=False
+    )
     database = Database(settings.database_url)
     replication = None
     if settings.durability == "replicated":

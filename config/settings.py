@@ -77,14 +77,14 @@ class Settings(BaseSettings):
         default="if:", pattern=r"^[A-Za-z0-9:_-]{1,40}$", description="Before every key of ours."
     )
     redis_timeout_seconds: float = Field(
-        default=1.0, gt=0, le=30, description="For one command of the API."
+        default=0.45, gt=0, le=30, description="For one command of the API."
     )
     durability: Literal["local", "replicated"] = Field(
         default="local",
         description="replicated: a job is accepted when a replica of Redis has it too.",
     )
     replication_timeout_seconds: float = Field(
-        default=0.5, gt=0, le=10, description="For that replica; less than a command may take."
+        default=0.4, gt=0, le=10, description="For that replica; less than a command may take."
     )
 
     # --- API -------------------------------------------------------------------------------

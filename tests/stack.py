@@ -22,7 +22,13 @@ import requests
 
 from app.cli.tokens import mint
 from app.stack.embedded import free_port, redis_command
-from app.stack.processes import api_command, beat_command, system_command, webhooks_command, worker_command
+from app.stack.processes import (
+    api_command,
+    beat_command,
+    system_command,
+    webhooks_command,
+    worker_command,
+)
 from config.settings import Settings
 from tasks.ledger import Ledger
 from tasks.redis_client import connect

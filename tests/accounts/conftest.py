@@ -105,7 +105,8 @@ def make_api(redis_url: str, prefix: str, database_url: str) -> Iterator[Callabl
     made: list[API] = []
 
     def make(**changes: Any) -> API:
-        made.append(create_app(make_settings(redis_url, prefix, database_url, **changes)))
+        values = {"prefix": prefix, "database_url": database_url, **changes}
+        made.append(create_app(make_settings(redis_url, **values)))
         return made[-1]
 
     yield make
