@@ -19,9 +19,12 @@ from pydantic import ValidationError
 from werkzeug.exceptions import UnsupportedMediaType
 from werkzeug.wrappers import Response
 
-from app.identity import authenticate, init_identity
+from app.identity import authenticate, authorize, init_identity
 from app.limits import init_limits
 from app.problems import Problem, ProblemDocument, register_error_handlers, validation_problem
+from app.routes.admin import admin_api
+from app.routes.allowances import allowances_api
+from app.routes.auth import auth_api
 from app.routes.cache import cache_api
 from app.routes.health import health_api, release
 from app.routes.inference import jobs_api
@@ -29,6 +32,7 @@ from app.routes.openai_chat import chat_api
 from app.routes.openai_models import models_api
 from app.routes.openai_responses import responses_api
 from app.routes.streams import streams_api
+from app.routes.usage import usage_api
 from app.services import make_services
 from config.logs import log_context
 from config.settings import Settings
@@ -40,8 +44,9 @@ SUBMITTING = (  # endpoints that bring work
     "jobs.submit_inference",
     "chat.create_chat_completion",
     "responses.create_response",
+    "auth.issue_token",  # each a costly hash
 )
-PUBLIC = ("/v1/health", "/docs", "/openapi.json")
+PUBLIC = ("/v1/health", "/v1/auth/", "/docs", "/openapi.json")
 
 
 class Request(flask.Request):
@@ -97,6 +102,10 @@ def create_app(settings: Settings) -> API:
     app.register_api(responses_api)
     app.register_api(models_api)
     app.register_api(health_api)
+    app.register_api(auth_api)
+    app.register_api(admin_api)
+    app.register_api(allowances_api)
+    app.register_api(usage_api)
     app.register_api(cache_api)
     init_limits(app, settings, current.job_redis, SUBMITTING)
     app.components_schemas["Problem"] = Schema(**ProblemDocument.model_json_schema())
@@ -123,6 +132,7 @@ def _authenticate() -> None:
     if not request.path.startswith("/v1/") or request.path.startswith(PUBLIC):
         return
     g.caller = authenticate()
+    authorize(g.caller, request.method, request.path)
     g.stack.enter_context(log_context(tenant=g.caller.tenant))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -15,11 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 from app.openai.errors import speaks_openai, translate
+from app.refusals import describe
+from tasks.database import DatabaseDownError
 from tasks.ledger import (
     IdempotencyConflictError,
     JobEndedError,
     NotReplicatedError,
     QueueFullError,
+    RefusedError,
     UnknownJobError,
 )
 
@@ -97,13 +101,19 @@ def validation_problem(error: ValidationError) -> Problem:
         return Problem(400, "malformed-json", "The body must be a JSON object.")
     errors = [
         FieldFault(
-            field=".".join(str(part) for part in fault["loc"]) or "body",
+            field=_field(fault["loc"]),
             message=fault["msg"].removeprefix("Value error, "),
         )
         for fault in faults[:20]
     ]
     first = errors[0]
     return Problem(422, "invalid-request", f"{first.field}: {first.message}", errors=errors)
+
+
+def _field(loc: Sequence[int | str]) -> str:
+    """The path to a field, without what pydantic calls the branches of a union."""
+    parts = [str(part) for part in loc if not (isinstance(part, str) and "[" in part)]
+    return ".".join(parts) or "body"
 
 
 def _storage_down() -> Problem:
@@ -195,7 +205,24 @@ def register_error_handlers(app: Flask) -> None:
             status,
             "queue-full",
             f"{whose} {error.count} jobs in the queue, the most that is allowed. Try again later.",
-            headers={"Retry-After": "10"},
+            headers={"Retry-After": str(error.retry_after)},
+        ).response()
+
+    def refused(error: RefusedError) -> Response:
+        status, kind, detail, seconds = describe(error.refusal, datetime.now(UTC))
+        headers = {} if seconds is None else {"Retry-After": str(seconds)}
+        return Problem(status, kind, detail, headers=headers).response()
+
+    def database_down(error: DatabaseDownError) -> Response:
+        logger.warning(
+            "account database unavailable",
+            extra={"action": "database_unavailable", "error": str(error)},
+        )
+        return Problem(
+            503,
+            "accounts-unavailable",
+            "The account database does not answer. Nothing was changed; try again.",
+            headers={"Retry-After": "5"},
         ).response()
 
     def unexpected(error: Exception) -> Response:
@@ -214,4 +241,6 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(JobEndedError, job_ended)
     app.register_error_handler(IdempotencyConflictError, conflict)
     app.register_error_handler(QueueFullError, queue_full)
+    app.register_error_handler(RefusedError, refused)
+    app.register_error_handler(DatabaseDownError, database_down)
     app.register_error_handler(Exception, unexpected)

@@ -8,11 +8,15 @@ from typing import cast
 import redis
 from flask import current_app
 
+from app.revocation import Revocations
 from app.waiting import WaitHub
 from config.catalogue import Catalogue, load_catalogue
 from config.settings import Settings
+from tasks.accounts import Accounts
 from tasks.control import Control
+from tasks.database import Database
 from tasks.ledger import Ledger
+from tasks.prices import Prices, load_prices
 from tasks.redis_client import connect
 from tasks.replication import Replication
 from tasks.streams import JobStreams
@@ -32,11 +36,20 @@ class Services:
     hub: WaitHub
     streams: JobStreams
     catalogue: Catalogue
+    database: Database
+    accounts: Accounts
+    revocations: Revocations
+
+    @property
+    def prices(self) -> Prices:
+        """What requests cost at most; worked out when first needed."""
+        return load_prices(self.settings.models_file)
 
 
 def make_services(settings: Settings) -> Services:
     """Connect to what the settings name (lazily: nothing has to be up yet)."""
     client = connect(settings.broker_url, timeout=settings.redis_timeout_seconds)
+    database = Database(settings.database_url)
     replication = None
     if settings.durability == "replicated":
         replication = Replication(settings.replication_timeout_seconds)
@@ -52,6 +65,9 @@ def make_services(settings: Settings) -> Services:
         hub=WaitHub(client, settings.key_prefix),
         streams=JobStreams(client, settings.key_prefix),
         catalogue=load_catalogue(settings.models_file),
+        database=database,
+        accounts=Accounts(client, settings.key_prefix, database),
+        revocations=Revocations(client, settings.key_prefix, database),
     )
 
 

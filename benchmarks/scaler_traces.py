@@ -1,6 +1,6 @@
 """The table of docs/scaling.md: every policy on two traces at three cold starts.
 
-    python -m benchmarks.scaler_traces --out var/scaler
+    python -m benchmarks.scaler_traces --page docs/scaling.md
 
 takes about 25 minutes on one core; the rows are printed as Markdown as they are ready.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 TRACES = Path(__file__).parent / "data" / "traces"
 
 
@@ -21,11 +22,21 @@ TRACES = Path(__file__).parent / "data" / "traces"
 @click.option("--out", type=click.Path(path_type=Path), default=Path("var/scaler"))
 @click.option("--trace", "traces", multiple=True, default=["m-small", "m-mid"])
 @click.option("--cold-start", "cold_starts", multiple=True, type=int, default=[60, 180, 480])
-def main(out: Path, traces: tuple[str, ...], cold_starts: tuple[int, ...]) -> None:
+@click.option(
+    "--page",
+    type=click.Path(path_type=Path, exists=True),
+    help="Also put the table between the marks in this Markdown file.",
+)
+def main(
+    out: Path, traces: tuple[str, ...], cold_starts: tuple[int, ...], page: Path | None
+) -> None:
     """Run the simulations one after another, each as a user would."""
     out.mkdir(parents=True, exist_ok=True)
-    click.echo("| trace | cold start | policy | replica-hours | violations | p95 wait | actions |")
-    click.echo("|---|---|---|---|---|---|---|")
+    lines = [
+        "| trace | cold start | policy | replica-hours | violations | p95 wait | actions |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    click.echo("\n".join(lines))
     for trace in traces:
         for cold_start in cold_starts:
             command = [
@@ -37,11 +48,16 @@ def main(out: Path, traces: tuple[str, ...], cold_starts: tuple[int, ...]) -> No
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             (out / f"{trace}-{cold_start}s.json").write_text(done.stdout)
             for row in json.loads(done.stdout)["policies"]:
-                click.echo(
+                lines.append(
                     f"| {trace} | {cold_start} s | {row['policy']} | {row['replica_hours']:.0f} "
                     f"| {row['violation_rate']:.2%} | {row['p95_wait_seconds']:.1f} s "
                     f"| {row['actions']} |"
                 )
+                click.echo(lines[-1])
+    if page is not None:
+        before, _, rest = page.read_text().partition(BEGIN)
+        _, _, after = rest.partition(END)
+        page.write_text("\n".join([before + BEGIN, *lines, END + after]))
 
 
 if __name__ == "__main__":

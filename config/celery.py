@@ -101,6 +101,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         ],
         "task_routes": {
             "ledger.*": {"queue": SYSTEM_QUEUE},
+            "usage.*": {"queue": SYSTEM_QUEUE},
             "control.*": {"queue": CONTROL_QUEUE},
         },
         "task_default_queue": "inference.normal",

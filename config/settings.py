@@ -129,6 +129,9 @@ class Settings(BaseSettings):
     max_tenant_queue_depth: int = Field(
         default=100_000, ge=1, description="Waiting jobs of one tenant, then 429."
     )
+    budgets_enabled: bool = Field(
+        default=True, description="Hold every job against its account's budgets and limits."
+    )
     age_low_seconds: float = Field(
         default=300.0, ge=1, description="Waiting this long moves a job up one priority."
     )

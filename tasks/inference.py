@@ -48,7 +48,7 @@ Text = Annotated[Clean, StringConstraints(max_length=MAX_PROMPT_CHARS)]
 class TextPart(_Strict):
     """A piece of text inside a message."""
 
-    type: Literal["text"] = "text"
+    type: Literal["text"]  # no default: a stored request leaves defaults out, and this tells parts
     text: Text
 
 
@@ -62,7 +62,7 @@ class ImageURL(_Strict):
 class ImagePart(_Strict):
     """An image inside a message, for models that see."""
 
-    type: Literal["image_url"] = "image_url"
+    type: Literal["image_url"]
     image_url: ImageURL
 
 

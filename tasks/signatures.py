@@ -31,6 +31,14 @@ def sweep() -> None:
     sweep_once()
 
 
+@celery_app.task(name="usage.write", expires=10)
+def write_usage() -> None:
+    """Bring the usage ledger in SQL up to date with the outbox of ended jobs."""
+    from workers.usage import write_usage as write
+
+    write()
+
+
 @celery_app.task(name="control.answer")
 def control(question_id: str) -> None:
     """Answer a question of the API."""
@@ -41,5 +49,6 @@ def control(question_id: str) -> None:
 
 BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "sweep": {"task": "ledger.sweep", "schedule": 1.0},
+    "usage": {"task": "usage.write", "schedule": 2.0},
 }
 celery_app.conf.beat_schedule = BEAT_SCHEDULE

@@ -51,7 +51,8 @@ class RealStack:
     python_path: str = ""
 
     def __post_init__(self) -> None:
-        self.redis_port, self.api_port, self.provider_port = (free_port() for _ in range(3))
+        ports = (free_port() for _ in range(4))
+        self.redis_port, self.cache_port, self.api_port, self.provider_port = ports
         self.env = {
             **{k: v for k, v in os.environ.items() if not k.endswith(("_API_KEY", "_BASE_URL"))},
             "REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
@@ -117,6 +118,25 @@ class RealStack:
             return False
 
         eventually(up, seconds=START_SECONDS, what="Redis up")
+
+    def start_cache_redis(self) -> None:
+        """A Redis for the cache alone; give CACHE_REDIS_URL=cache_url to use it."""
+        data = self.folder / "cache"
+        data.mkdir(exist_ok=True)
+        self.spawn("cache", redis_command(self.cache_port, data))
+        client = connect(self.cache_url)
+
+        def up() -> bool:
+            with contextlib.suppress(redis.RedisError):
+                return bool(client.ping())
+            return False
+
+        eventually(up, seconds=START_SECONDS, what="the cache's Redis up")
+        client.close()
+
+    @property
+    def cache_url(self) -> str:
+        return f"redis://127.0.0.1:{self.cache_port}/0"
 
     def start_provider(self, *arguments: str) -> None:
         self.spawn(

@@ -17,6 +17,7 @@ from workers.cache.cache import SemanticCache
 from workers.cache.embedding import load_embedder
 from workers.cache.policy import CachePolicy
 from workers.cache.verifier import load_verifier
+from workers.cancellations import CancelListener
 from workers.lease import LeaseKeeper
 from workers.providers.registry import build_providers
 from workers.router.router import Router
@@ -69,11 +70,14 @@ def context() -> WorkerContext:
     ledger = Ledger(client, current.key_prefix)
     catalogue = load_catalogue(current.models_file)
     embedder = load_embedder(current.embedding_model)
+    worker = f"{socket.gethostname()}:{os.getpid()}"
+    leases = LeaseKeeper(ledger, current.lease_seconds)
+    CancelListener(client, ledger.key("worker", worker), leases.lose).start()
     return WorkerContext(
         settings=current,
-        worker=f"{socket.gethostname()}:{os.getpid()}",
+        worker=worker,
         ledger=ledger,
-        leases=LeaseKeeper(ledger, current.lease_seconds),
+        leases=leases,
         streams=StreamKeeper(JobStreams(client, current.key_prefix)),
         cache=SemanticCache(
             connect(current.cache_url, timeout=CACHE_TIMEOUT_SECONDS),

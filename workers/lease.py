@@ -61,6 +61,13 @@ class LeaseKeeper:
                 if self._held.get(job.id) is lease:
                     del self._held[job.id]
 
+    def lose(self, job_id: str) -> None:
+        """Give up the lease of a job, which was ended elsewhere."""
+        with self._lock:
+            lease = self._held.get(job_id)
+        if lease is not None:
+            lease.lose()
+
     def _renew(self) -> None:
         pause = threading.Event()
         while not pause.wait(self._seconds / 3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -25,6 +26,8 @@ _RENAMED: dict[str, tuple[int | None, str, str | None]] = {
     "token-expired": (None, "invalid_api_key", None),
     "token-missing": (None, "invalid_api_key", None),
     "token-invalid": (None, "invalid_api_key", None),
+    "token-revoked": (None, "invalid_api_key", None),
+    "budget-exhausted": (None, "insufficient_quota", None),
     "rate-limited": (None, "rate_limit_exceeded", None),
     "job-ended": (400, "already_ended", None),
 }
@@ -73,10 +76,11 @@ def translate(
     status: int, problem: str, detail: str, field: str | None, headers: Mapping[str, str]
 ) -> tuple[bytes, int, dict[str, str]]:
     """A problem of type `problem` as body, status and headers of an answer in OpenAI's shape."""
+    at_fault = re.sub(r"\.(\d+)", r"[\1]", field) if field else None
     new_status, code, param = _RENAMED.get(problem, (None, problem.replace("-", "_"), None))
     status = new_status or status
     told = dict(headers)
     if status == HTTPStatus.CONFLICT:
         told["X-Should-Retry"] = "false"  # OpenAI's libraries would try again
-    body = error_body(status, detail, code=code, param=param or field)
+    body = error_body(status, detail, code=code, param=param or at_fault)
     return orjson.dumps(body), status, told

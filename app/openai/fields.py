@@ -28,7 +28,7 @@ TIERS: dict[Priority, ServiceTier] = {
 # Values that ask for nothing, of fields that are not honoured; null asks for nothing anywhere.
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "n": (1,),
-    "logprobs": (False,),
+    "logprobs": (False, []),
     "top_logprobs": (0,),
     "logit_bias": ({},),
     "tools": ([],),
@@ -91,4 +91,7 @@ def make_submission(renamed: Mapping[str, str], **fields: Any) -> InferenceSubmi
         for fault in problem.errors:
             head, _, rest = fault.field.partition(".")
             fault.field = renamed.get(head, head) + (f".{rest}" if rest else "")
-        raise problem from None
+        first = problem.errors[0]
+        raise Problem(
+            problem.status, problem.kind, f"{first.field}: {first.message}", errors=problem.errors
+        ) from None

@@ -165,12 +165,14 @@ def _turn(item: InputMessage) -> Message:
     if isinstance(item.content, str):
         return Message(role=item.role, content=item.content)
     parts: list[TextPart | ImagePart] = [
-        TextPart(text=part.text)
-        if isinstance(part, InputText)
-        else ImagePart(image_url=ImageURL(url=part.image_url, detail=part.detail))
+        TextPart(type="text", text=part.text) if isinstance(part, InputText) else _image(part)
         for part in item.content
     ]
     return Message(role=item.role, content=parts)
+
+
+def _image(part: InputImage) -> ImagePart:
+    return ImagePart(type="image_url", image_url=ImageURL(url=part.image_url, detail=part.detail))
 
 
 def _format(given: TextFormat) -> ResponseFormat:

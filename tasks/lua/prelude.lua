@@ -79,15 +79,31 @@ local function tell_waiters(id)
   end
 end
 
+local settle -- in spend.lua: budgets
+
+-- What a follower of the outbox needs of the job, so that the record may be gone by then.
+local function outbox_fields(id, lane)
+  local names = {'user', 'created_at', 'finished_at', 'queued_ms', 'cache_ms', 'provider_ms',
+    'total_ms', 'bill'}
+  local values = job_fields(id, unpack(names))
+  local flat = {'lane', lane}
+  for i, name in ipairs(names) do
+    flat[#flat + 1] = name
+    flat[#flat + 1] = values[i] or ''
+  end
+  return flat
+end
+
 -- The one place where a job ends. `fields` is a flat list to write with it.
 local function finish(id, state, fields)
   local record = key('job', id)
   local job = redis.call('HMGET', record, 'tenant', 'lane', 'state', 'created_at', 'retention_ms')
   local tenant, lane, was = job[1], job[2], job[3]
+  local left = true
   if was == 'running' then
     decrement('running', lane)
   else
-    leave_ready(id, tenant, lane)
+    left = leave_ready(id, tenant, lane)
   end
   redis.call('HSET', record, 'state', state, 'finished_at', int(now),
     'total_ms', int(now - job[4]), unpack(fields))
@@ -100,8 +116,9 @@ local function finish(id, state, fields)
     redis.call('XADD', stream, '*', 'event', 'end', 'data', state)
     redis.call('PEXPIRE', stream, job[5])
   end
+  settle(id, tenant, lane, left)
   redis.call('XADD', key('ended'), 'MAXLEN', '~', 1000000, '*', 'job', id, 'tenant', tenant,
-    'state', state)
+    'state', state, unpack(outbox_fields(id, lane)))
   tell_waiters(id)
   redis.call('DEL', key('waiters', id))
 end

@@ -39,7 +39,7 @@ def test_evaluation_reports_by_source_and_beside_it_the_baselines(
     assert (total["recall"], total["false_hit_rate"]) == (1.0, 0.0)
     assert found["sources"]["y"]["recall"] is None
     plain = found["baselines"]["cosine_0.85"]["sources"]
-    assert plain["x:trap"]["false_hit_rate"] == 1.0
+    assert plain["x:trap"]["false_hit_rate"] >= 0.5
     assert plain["y"]["false_hit_rate"] == 0.0
     assert set(found["baselines"]) == {"cosine_0.85", "cosine_0.95", "redisvl_default"}
     assert 0 < found["lookup_ms"]["p50"] <= found["lookup_ms"]["p95"]

@@ -31,6 +31,8 @@ from workers.cache.slots import differ, read_slots
         ("mail a.b@x.com", "write to a.b@x.com"),
         ("3-year-old", "3 year old"),
         ("$1 million", "$1M"),
+        ("free iPhone 7", "an iphone 7 for free"),
+        ("under Rs.200", "below 200 rs"),
     ],
 )
 def test_the_same_facts_written_in_two_ways(one: str, two: str):

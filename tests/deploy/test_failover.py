@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ import redis
 from config.settings import settings
 from tasks.inference import Priority
 from tasks.jobs import JobState
-from tasks.ledger import Ledger, Limits, NewJob, NotReplicatedError, new_job_id
+from tasks.ledger import Idempotency, Ledger, Limits, NewJob, NotReplicatedError, new_job_id
 from tasks.redis_client import connect
 from tasks.replication import Replication
 from tests.deploy.redis_farm import SentinelGroup, Server, sentinel_group, wait_until
@@ -51,8 +51,7 @@ def new_job(key: str = "") -> NewJob:
         deadline_seconds=300,
         retention_seconds=600,
         max_attempts=5,
-        idempotency_key=key,
-        body_hash="h",
+        idempotency=Idempotency(key, "h") if key else Idempotency(),
     )
 
 
@@ -97,9 +96,10 @@ def test_no_acceptance_without_the_replica(group: SentinelGroup, key_prefix: str
 
     def accepted() -> bool:
         try:
-            return ledger.submit(job, limits=Limits()) == (first.value.job_id, False)
+            snapshot, created = ledger.submit(job, limits=Limits())
         except NotReplicatedError:
             return False
+        return snapshot.job.id == first.value.job_id and not created
 
     wait_until(accepted, 20, "the repeated call is accepted, as the same job")
 
@@ -110,7 +110,7 @@ def test_what_a_failover_with_a_lagging_replica_loses(
 ) -> None:
     """Without `replicated`, acceptance does not wait for the copy: then these jobs are lost."""
     ledger = open_ledger(group.url, key_prefix, replicated=replicated)
-    safe = {ledger.submit(new_job(), limits=Limits())[0] for _ in range(20)}
+    safe = {ledger.submit(new_job(), limits=Limits())[0].job.id for _ in range(20)}
     wait_until(lambda: replica_has(group, key_prefix, safe), 10, "the replica has the first jobs")
     # Cut the link too: what waits in a frozen replica's socket would still reach it.
     replica_of(group).freeze()
@@ -118,7 +118,7 @@ def test_what_a_failover_with_a_lagging_replica_loses(
     accepted = set()
     for _ in range(3):
         try:
-            accepted.add(ledger.submit(new_job(), limits=Limits())[0])
+            accepted.add(ledger.submit(new_job(), limits=Limits())[0].job.id)
         except NotReplicatedError:
             continue
     replica = replica_of(group)
@@ -154,16 +154,14 @@ class Load:
             key, job_id = secrets.token_hex(8), new_job_id()
             while True:
                 try:
-                    accepted, _ = ledger.submit(
-                        replace(new_job(), idempotency_key=key), limits=Limits(), job_id=job_id
-                    )
+                    accepted, _ = ledger.submit(new_job(key), limits=Limits(), job_id=job_id)
                 except (redis.RedisError, NotReplicatedError):
                     with self._lock:
                         self.refused += 1
                     pause.wait(0.05)
                     continue
                 with self._lock:
-                    self.accepted.append(accepted)
+                    self.accepted.append(accepted.job.id)
                 break
             pause.wait(0.002)
 

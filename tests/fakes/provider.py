@@ -84,6 +84,7 @@ class FakeProvider:
         self.script: collections.deque[Behaviour] = collections.deque()
         self.seen: collections.deque[Seen] = collections.deque(maxlen=1_000)
         self.count = 0
+        self.left = 0  # clients that went away before their answer was whole
         self.closing = threading.Event()
         self._lock = threading.Lock()
         fake = self
@@ -151,12 +152,18 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def handle(self) -> None:
-        with contextlib.suppress(ConnectionError, ssl.SSLError, ValueError):
+        try:
             super().handle()
+        except ConnectionError:
+            self.owner.left += 1
+        except (ssl.SSLError, ValueError):
+            return
 
     def do_GET(self) -> None:
         if self.path == "/_count":
-            self._answer(200, json.dumps({"count": self.owner.count}).encode())
+            self._answer(
+                200, json.dumps({"count": self.owner.count, "left": self.owner.left}).encode()
+            )
             return
         behaviour = self.owner.behaviour
         if behaviour.mode == "status":
@@ -262,7 +269,8 @@ class _Handler(BaseHTTPRequestHandler):
         while not self.owner.closing.is_set():
             readable, _, _ = select.select([self.connection], [], [], 0.1)
             if readable and not socket.socket.recv(self.connection, 1, socket.MSG_PEEK):
-                return  # the client has left
+                self.owner.left += 1
+                return
 
     def _fail(self, behaviour: Behaviour, kind: shapes.Kind) -> None:
         body = behaviour.body

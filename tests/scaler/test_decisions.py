@@ -16,6 +16,7 @@ from workers.scaler.signals import QueueSignals, RecentArrivals, Replicas
 from workers.scaler.track import Track
 
 KNOBS = QueueKnobs(slots_per_replica=4, min_replicas=1, max_replicas=50)
+SETTLED = Memory(beta=1.0, seen_since=0.0)
 counts = st.integers(0, 200)
 loads = st.floats(0, 1000)
 
@@ -41,7 +42,7 @@ def decide(
     knobs: QueueKnobs = KNOBS,
     prior: Prior | None = None,
 ) -> tuple[Decision, Memory]:
-    return decide_queue(given_signals, memory or Memory(beta=1.0), prior, knobs)
+    return decide_queue(given_signals, memory or SETTLED, prior, knobs)
 
 
 # How many replicas a load needs.
@@ -210,11 +211,11 @@ def test_a_steady_load_is_staffed() -> None:
 
 
 def test_lost_signals_hold_and_forget_nothing() -> None:
-    memory = Memory(beta=1.5, needs=((1.0, 3),))
+    memory = Memory(beta=1.5, needs=((1.0, 3),), seen_since=7.0)
     decision, after = decide(signals(depth=None), memory)
     assert (decision.target, decision.before) == (None, 4)
     assert (decision.direction, decision.reason) == ("none", "signals lost")
-    assert after == memory
+    assert after == replace(memory, seen_since=None)
     assert decide(signals(replicas=None))[0].before is None
 
 
@@ -229,11 +230,21 @@ def test_lost_arrivals_leave_the_reactive_terms() -> None:
 
 
 def test_scaling_in_waits_for_the_window() -> None:
-    memory = Memory(beta=1.0, needs=((1_000_000.0 - 100.0, 4),))
+    memory = replace(SETTLED, needs=((1_000_000.0 - 100.0, 4),))
     decision, memory = decide(signals(), memory)
     assert (decision.target, decision.clamps) == (4, ("stabilisation",))
     later, _ = decide(signals(at=1_000_000.0 + 100.0), memory)
     assert later.target == 3
+
+
+def test_after_lost_signals_scaling_in_waits_for_a_whole_window() -> None:
+    decision, memory = decide(signals(depth=None))
+    decision, memory = decide(signals(at=1_000_030.0), memory)
+    assert (decision.target, decision.clamps) == (4, ("stabilisation",))
+    decision, memory = decide(signals(at=1_000_120.0), memory)
+    assert decision.target == 4
+    decision, memory = decide(signals(at=1_000_210.0), memory)
+    assert decision.target == 3
 
 
 def test_beta_learns_from_late_jobs_every_five_minutes() -> None:
@@ -242,7 +253,7 @@ def test_beta_learns_from_late_jobs_every_five_minutes() -> None:
     same, memory = decide(signals(at=1_000_200.0, started_total=200, late_total=50), memory)
     assert same.beta == 1.0
     after, memory = decide(signals(at=1_000_300.0, started_total=300, late_total=100), memory)
-    assert after.beta == pytest.approx(1.0 + 0.5 * (0.5 - 0.01))
+    assert after.beta == pytest.approx(1.0 + 0.1 * (0.5 - 0.01))
     reset, _ = decide(signals(at=1_000_600.0, started_total=3, late_total=0), memory)
     assert reset.beta == after.beta
 
@@ -251,7 +262,7 @@ def test_low_sleeps_and_wakes_at_the_first_arrival() -> None:
     low = replace(KNOBS, scale_to_zero=True, min_replicas=0)
     quiet = RecentArrivals((0.0,) * 60, 0.0, 0.0, 90_000.0)
     asleep = signals(replicas=Replicas(1, 1), running=0, arrivals=quiet)
-    memory = Memory(beta=1.0, busy_at=1_000_000.0 - low.idle_seconds)
+    memory = replace(SETTLED, busy_at=1_000_000.0 - low.idle_seconds)
     decision, memory = decide(asleep, memory, low)
     assert decision.target == 0
     woken = signals(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,15 @@ from workers.scaler.simulate.trace import (
     load_trace,
     make_workload,
 )
-from workers.scaler.simulate.tune import Candidate, Experiment, candidates, choose, spread
+from workers.scaler.simulate.tune import (
+    Candidate,
+    Experiment,
+    Space,
+    choose,
+    search,
+    spaces,
+    spread,
+)
 
 TRACES = Path(__file__).parents[2] / "benchmarks" / "data" / "traces"
 HOUR = 3600.0
@@ -301,12 +310,29 @@ def test_the_search_covers_its_box() -> None:
 
 def test_every_tuned_policy_has_the_same_budget() -> None:
     jobs = workload(steady(1, 12))
-    found = candidates(Experiment(jobs, PriorBook({}), world(), KNOBS, budget=7))
-    sizes = {policy: len(tried) for policy, tried in found.items()}
-    assert sizes.pop("keda_list_length") == 1
-    assert sizes.pop("static") <= 7  # there are only so many sizes
-    assert set(sizes.values()) == {7}
-    assert all(isinstance(one, Candidate) for tried in found.values() for one in tried)
+    for policy, space in spaces(Experiment(jobs, PriorBook({}), world(), KNOBS)).items():
+        tried: list[Candidate] = []
+
+        def evaluate(candidate: Candidate, tried: list[Candidate] = tried) -> Run:
+            tried.append(candidate)
+            return simulate(jobs, candidate.build(), world())
+
+        search(space, 5, evaluate, 0.01)
+        assert len(tried) == (1 if policy == "keda_list_length" else 5)
+
+
+def test_the_search_looks_around_the_best() -> None:
+    space = Space(((0.0, 90.0),), lambda point: Candidate({"x": point[0]}, partial(Static, 1)))
+    seen: list[float] = []
+
+    def evaluate(candidate: Candidate) -> Run:
+        seen.append(candidate.settings["x"])
+        return run_of(abs(seen[-1] - 50.0), 0)
+
+    best, run = search(space, 20, evaluate, 0.01)
+    assert run.replica_hours == min(abs(x - 50.0) for x in seen)
+    assert abs(best.settings["x"] - 50.0) < 2.0
+    assert all(35.0 - 8.0 < x < 65.0 + 8.0 for x in seen[12:])
 
 
 def run_of(hours: float, late_jobs: int) -> Run:
@@ -327,7 +353,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Pa
         main,
         [
             str(TRACES / "servegen_deepseek-r1_rate600s.csv"),
-            *("--cold-start", "180", "--json", "--budget", "4", "--mean-load", "8"),
+            *("--cold-start", "180", "--json", "--budget", "3", "--mean-load", "6"),
             *("--out", str(out)),
         ],
     )

@@ -291,7 +291,7 @@ def test_an_api_server_that_fails_holds_and_heals(
 ) -> None:
     server, _ = api
     server.add_deployment("worker", 6)
-    fill(scaler_redis, server.now, 2, lambda _: 60)
+    fill(scaler_redis, server.now + 60 + KNOBS.stabilisation_seconds, 3, lambda _: 60)
     server.fail_with = 500
     decision = tick(scaler_redis, api, Ledger())
     assert (decision.trust.level, decision.before) == (Level.HOLD, None)
@@ -299,7 +299,9 @@ def test_an_api_server_that_fails_holds_and_heals(
         caplog.messages
     )
     server.fail_with = None
-    server.now += 30
+    server.now += 60
+    assert tick(scaler_redis, api, Ledger()).target == 6
+    server.now += KNOBS.stabilisation_seconds
     assert tick(scaler_redis, api, Ledger()).target == 3
     assert server.replicas("worker") == 3
 
@@ -316,8 +318,11 @@ def test_arrivals_that_cannot_be_read_leave_the_reactive_level(scaler_redis: Any
 def test_scaling_in_spares_the_busy(scaler_redis: Any, api: Api) -> None:
     server, _ = api
     server.add_deployment("worker", 6)
-    fill(scaler_redis, server.now, 2, lambda _: 60)
-    tick(scaler_redis, api, Ledger(running_by_worker={"worker-5": 4, "worker-6": 4}))
+    fill(scaler_redis, server.now + KNOBS.stabilisation_seconds, 3, lambda _: 60)
+    busy = Ledger(running_by_worker={"worker-5": 4, "worker-6": 4})
+    assert tick(scaler_redis, api, busy).target == 6
+    server.now += KNOBS.stabilisation_seconds
+    tick(scaler_redis, api, busy)
     left = {
         name: item["metadata"].get("annotations", {}).get(COST)
         for (plural, name), item in server.store.items()

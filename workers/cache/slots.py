@@ -71,6 +71,7 @@ _GLUED_UNIT = re.compile(rf"(\d)(?=(?!(?:st|nd|rd|th|k|m|bn)\b)(?:{_UNITS})\b)",
 _DAY_MONTH = re.compile(
     r"\b(?:(\d{1,2})(?:st|nd|rd|th)?(?:\s+of)?\s+)?([A-Za-z]+)\b(?:\s+(\d{1,4}))?"
 )
+_ABBREVIATED = re.compile(r"\b(Rs|No|Nr|Fig|Vol|Ch|pp?|approx)\.(?=\d)", re.IGNORECASE)
 _FLAG = re.compile(r"(?<!\S)--?[A-Za-z][\w-]*")
 _BYTES = re.compile(r"\b[KMGTP][Bb](?:ps)?\b")  # MB is not Mb
 _WORD = re.compile(r"[A-Za-z]+")
@@ -92,6 +93,7 @@ def read_slots(text: str) -> Slots:
     """The numbers, dates and identifiers of `text`, each in one form."""
     numbers: set[float | str] = set()
     calendar: set[str] = set()
+    text = _ABBREVIATED.sub(r"\1 ", text)
     plain = _plain(text)
     identifiers = {_plain(match[0]) for match in _ADDRESS.finditer(text)}
     text = _ADDRESS.sub(" ", text)
@@ -149,10 +151,14 @@ def differ(first: Slots, second: Slots) -> str | None:
 
 def _named(first: Slots, second: Slots) -> bool:
     """Whether every identifier of one text occurs in the other, however it is typed there."""
-    return all(
-        re.search(rf"(?<![0-9]){name}(?![0-9])", second.plain) is not None
-        for name in first.identifiers
-    )
+    return all(_occurs(name, second.plain) for name in first.identifiers)
+
+
+def _occurs(name: str, plain: str) -> bool:
+    """Whether `name` is in `plain`, and not as the beginning or end of a longer number."""
+    before = r"(?<![0-9])" if name[:1].isdigit() else ""
+    after = r"(?![0-9])" if name[-1:].isdigit() else ""
+    return re.search(before + re.escape(name) + after, plain) is not None
 
 
 def _shouted(first: Slots, second: Slots) -> bool:

@@ -21,6 +21,7 @@ class Memory:
     beta: float
     track: Track = field(default_factory=Track)
     needs: tuple[tuple[float, int], ...] = ()  # (moment, need) within the stabilisation window
+    seen_since: float | None = None  # since when no tick was without signals
     busy_at: float | None = None  # when there last was work
     started_seen: int = 0  # totals at the last adaption of beta
     late_seen: int = 0
@@ -33,7 +34,7 @@ class Outlook:
 
     current: float
     p50: float
-    p90: float  # the upper quantile that the knobs ask for
+    upper: float  # the quantile that the knobs ask for
     nowcast: float
     seasonal: float | None
     horizon: float  # seconds
@@ -84,7 +85,7 @@ def decide_queue(
     if trust.level is Level.HOLD:
         before = None if signals.replicas is None else signals.replicas.desired
         held = Decision(signals, trust, None, None, memory.beta, track, before, None, ())
-        return held, memory
+        return held, replace(memory, seen_since=None)
     # Not lost, so all of them are there.
     assert signals.depth is not None  # noqa: S101
     assert signals.running is not None  # noqa: S101
@@ -100,18 +101,23 @@ def decide_queue(
         running=signals.running,
         seconds_per_job=signals.seconds_per_job,
     )
-    predicted = None if believed is None else believed.p90 * signals.seconds_per_unit
+    predicted = None if believed is None else believed.upper * signals.seconds_per_unit
     capacity = calculate_required_capacity(load, predicted, knobs=knobs, beta=beta)
     since = signals.at - knobs.stabilisation_seconds
     needs = (
         *(entry for entry in memory.needs if entry[0] > since),
         (signals.at, capacity.required),
     )
+    highest = max(need for _, need in needs)
+    seen_since = signals.at if memory.seen_since is None else memory.seen_since
+    if seen_since > since:
+        # What was needed before the signals came (back) is not known.
+        highest = max(highest, signals.replicas.desired)
     working = signals.depth > 0 or signals.running > 0 or _arriving(signals)
     busy_at = signals.at if working or memory.busy_at is None else memory.busy_at
     railed = limit_change(
         max(capacity.required, 1 if working else 0),
-        highest_recent=max(need for _, need in needs),
+        highest_recent=highest,
         replicas=signals.replicas,
         idle=signals.at - busy_at >= knobs.idle_seconds,
         knobs=knobs,
@@ -127,7 +133,9 @@ def decide_queue(
         target=railed.target,
         clamps=railed.clamps,
     )
-    return decision, replace(memory, track=track, needs=needs, busy_at=busy_at)
+    return decision, replace(
+        memory, track=track, needs=needs, seen_since=seen_since, busy_at=busy_at
+    )
 
 
 def decide_all(
@@ -169,7 +177,7 @@ def _outlook(rates: Rates, trust: Trust, track: Track, horizon: float) -> Outloo
     return Outlook(
         current=rates.current,
         p50=p50,
-        p90=p50 * (1.0 + margin),
+        upper=p50 * (1.0 + margin),
         nowcast=rates.nowcast,
         seasonal=rates.seasonal,
         horizon=horizon,
@@ -196,7 +204,7 @@ def _follow(
         horizon=outlook.horizon,
         nowcast=rates.nowcast,
         seasonal=rates.seasonal,
-        upper=outlook.p90,
+        upper=outlook.upper,
         quantile=knobs.quantile,
     )
 

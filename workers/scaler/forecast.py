@@ -10,6 +10,7 @@ import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 from tasks.arrivals import Arrivals
 from workers.scaler.knobs import QueueKnobs
@@ -29,6 +30,11 @@ class Prior:
     start: float  # unix seconds of the first value (the middle of its bin)
     values: tuple[float, ...]  # units per second
     step: float = float(PRIOR_BIN_SECONDS)
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Self:
+        """The prior from its fields as JSON gives them back."""
+        return cls(**{**fields, "values": tuple(fields["values"])})
 
     def at(self, moment: float) -> float | None:
         """The seasonal rate at `moment`, linear between bins; None outside what was predicted."""

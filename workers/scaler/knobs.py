@@ -33,7 +33,7 @@ class QueueKnobs:
     beta: float = 1.0  # safety staffing in standard deviations of the load, where it starts
     beta_min: float = 0.0
     beta_max: float = 4.0
-    beta_gain: float = 0.5  # how far a window in which every job was late would raise beta
+    beta_gain: float = 0.1  # how far a window in which every job was late would raise beta
     backlog_per_slot: float = 1.5  # g: queued and running jobs tolerated per slot
     drain_seconds: float = 60.0  # T_drain: a backlog is to be worked off in this time
     quantile: float = 0.8  # of the forecast, that the staffing is for

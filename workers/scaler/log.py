@@ -51,7 +51,7 @@ def decision_record(
             "horizon": outlook.horizon,
             "actual": round(outlook.current, 4),
             "p50": round(outlook.p50, 4),
-            "upper": round(outlook.p90, 4),
+            "upper": round(outlook.upper, 4),
             "quantile": knobs.quantile,
             "nowcast": round(outlook.nowcast, 4),
             "seasonal": None if outlook.seasonal is None else round(outlook.seasonal, 4),

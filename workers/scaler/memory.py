@@ -84,7 +84,7 @@ def parse_memory(text: str) -> QueueMemory | None:
                 **fields,
                 "decisions": _decisions(fields["decisions"]),
                 "service": ServiceTimes(**fields["service"]),
-                "prior": None if fields["prior"] is None else _prior(fields["prior"]),
+                "prior": None if fields["prior"] is None else Prior.from_fields(fields["prior"]),
             }
         )
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -106,7 +106,3 @@ def _decisions(fields: dict[str, Any]) -> Memory:
             ),
         }
     )
-
-
-def _prior(fields: dict[str, Any]) -> Prior:
-    return Prior(**{**fields, "values": tuple(fields["values"])})

@@ -7,7 +7,15 @@ forecast that was made with knowledge of what it forecasts.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
 
 TRACK_BIN_SECONDS = 300
 TRACK_RECORDS = 288  # a day
@@ -50,21 +58,21 @@ class Track:
     skilled: bool = False  # whether the season is worth following
 
 
-def conformal_margin(forecasts: list[tuple[float, float]], quantile: float) -> float:
-    """The relative margin that would have covered `quantile` of the `(actual, forecast)` pairs.
+def conformal_margin(actual: Floats, forecast: Floats, quantile: float) -> float:
+    """The relative margin that would have covered `quantile` of what came, never negative.
 
     Split conformal prediction (Vovk et al. 2005): the ceil((n+1)q)-th smallest residual, so that
     few observations give a wider margin. Residuals are relative to the forecast, with a floor of
-    a tenth of the mean, so that quiet nights do not inflate it.
+    a tenth of the mean, so that quiet nights do not inflate it. Both arrays have the shape (n,).
     """
-    if not forecasts:
+    import numpy as np
+
+    if len(actual) == 0:
         return 0.0
-    floor = 0.1 * sum(forecast for _, forecast in forecasts) / len(forecasts)
-    residuals = sorted(
-        (actual - forecast) / max(forecast, floor, 1e-9) for actual, forecast in forecasts
-    )
-    rank = min(len(residuals), -int(-(len(residuals) + 1) * quantile // 1))
-    return max(0.0, residuals[rank - 1])
+    least = max(0.1 * float(forecast.mean()), 1e-9)
+    residuals = np.sort((actual - forecast) / np.maximum(forecast, least))
+    rank = min(len(residuals), math.ceil((len(residuals) + 1) * quantile))
+    return max(0.0, float(residuals[rank - 1]))
 
 
 def advance(
@@ -100,24 +108,30 @@ def advance(
 
 def _assess(track: Track, quantile: float) -> Track:
     """Work out margins, losses and skill anew from the outcomes."""
+    import numpy as np
+
     outcomes = track.outcomes
-    both = [(out.actual, out.seasonal) for out in outcomes if out.seasonal is not None]
-    nowcast_loss = sum(abs(out.actual - out.nowcast) for out in outcomes) / len(outcomes)
+    actual, nowcast, seasonal, upper = np.array(
+        [(out.actual, out.nowcast, _or_nan(out.seasonal), out.upper) for out in outcomes]
+    ).T
+    known = ~np.isnan(seasonal)
     seasonal_loss: float | None = None
     skilled = False
-    if len(both) >= SKILL_RECORDS:
-        seasonal_loss = sum(abs(actual - forecast) for actual, forecast in both) / len(both)
+    if int(known.sum()) >= SKILL_RECORDS:
+        seasonal_loss = float(np.abs(actual - seasonal)[known].mean())
         # Over the same bins, or a quiet day without a season would decide.
-        rival = sum(
-            abs(out.actual - out.nowcast) for out in outcomes if out.seasonal is not None
-        ) / len(both)
+        rival = float(np.abs(actual - nowcast)[known].mean())
         skilled = seasonal_loss <= rival * (KEEP_RATIO if track.skilled else 1.0)
     return replace(
         track,
-        nowcast_margin=conformal_margin([(out.actual, out.nowcast) for out in outcomes], quantile),
-        seasonal_margin=conformal_margin(both, quantile),
-        nowcast_loss=nowcast_loss,
+        nowcast_margin=conformal_margin(actual, nowcast, quantile),
+        seasonal_margin=conformal_margin(actual[known], seasonal[known], quantile),
+        nowcast_loss=float(np.abs(actual - nowcast).mean()),
         seasonal_loss=seasonal_loss,
-        coverage=sum(out.actual <= out.upper for out in outcomes) / len(outcomes),
+        coverage=float((actual <= upper).mean()),
         skilled=skilled,
     )
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -17,7 +17,7 @@ from workers.scaler.simulate.trace import Floats
 from workers.scaler.simulate.tune import Experiment, Outcome
 
 POINTS = 1500
-SHOWN = ("inferenceflow", "reactive_tuned", "oracle")
+SHOWN = ("reactive_tuned", "oracle", "inferenceflow")  # the last one is drawn on top
 COLOURS = {"inferenceflow": "#0b6e4f", "reactive_tuned": "#c44536", "oracle": "#8d99ae"}
 HOUR = 3600.0
 
@@ -44,7 +44,8 @@ def write_plots(
 def _draw(experiment: Experiment, outcomes: Sequence[Outcome]) -> Any:
     from matplotlib.figure import Figure
 
-    shown = {one.policy: one for one in outcomes if one.policy in SHOWN}
+    by_name = {one.policy: one for one in outcomes}
+    shown = {policy: by_name[policy] for policy in SHOWN}
     figure = Figure(figsize=(13, 9), layout="constrained")
     load, replicas, waits = figure.subplots(3, 1, sharex=True)
     _draw_load(load, experiment, shown["inferenceflow"])
@@ -65,6 +66,7 @@ def _draw(experiment: Experiment, outcomes: Sequence[Outcome]) -> Any:
     replicas.legend(loc="upper left", fontsize=8)
     waits.axhline(experiment.world.target_wait, color="black", lw=0.6, ls="--")
     waits.set_yscale("symlog", linthresh=1.0)
+    waits.set_ylim(bottom=0.0)
     waits.set_ylabel("95th percentile of waits in 10 min, s")
     waits.set_xlabel("hours of the trace")
     waits.legend(loc="upper left", fontsize=8)
@@ -92,7 +94,7 @@ def _draw_load(axes: Any, experiment: Experiment, ours: Outcome) -> None:
         axes.fill_between(
             [moment / HOUR for moment, _, _ in forecasts],
             [outlook.p50 * seconds for _, outlook, seconds in forecasts],
-            [outlook.p90 * seconds for _, outlook, seconds in forecasts],
+            [outlook.upper * seconds for _, outlook, seconds in forecasts],
             color=COLOURS["inferenceflow"],
             alpha=0.35,
             lw=0,

@@ -22,7 +22,8 @@ class InferenceFlow:
     def __init__(self, knobs: QueueKnobs, priors: PriorBook | None) -> None:
         self._knobs = knobs
         self._priors = priors
-        self._memory = Memory(beta=knobs.beta)
+        # The other policies know from the start that the signals can be trusted; so does this.
+        self._memory = Memory(beta=knobs.beta, seen_since=-math.inf)
         self.decisions: list[Decision] = []
 
     def target(self, signals: QueueSignals) -> int:

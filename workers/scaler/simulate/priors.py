@@ -42,7 +42,7 @@ def fit_priors(workload: Workload, min_history: float, *, cache: Path | None = N
     kept = None if cache is None else cache / f"priors-{workload.name}-{digest}.json"
     if kept is not None and kept.exists():
         stored = json.loads(kept.read_text())
-        return PriorBook({int(hour): _prior(fields) for hour, fields in stored.items()})
+        return PriorBook({int(hour): Prior.from_fields(fields) for hour, fields in stored.items()})
     priors = {}
     per_hour = REFIT_SECONDS // PRIOR_BIN_SECONDS
     for hour in range(int(min_history // REFIT_SECONDS), int(workload.duration // REFIT_SECONDS)):
@@ -53,8 +53,3 @@ def fit_priors(workload: Workload, min_history: float, *, cache: Path | None = N
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps({hour: asdict(prior) for hour, prior in priors.items()}))
     return PriorBook(priors)
-
-
-def _prior(fields: dict[str, object]) -> Prior:
-    values = fields.pop("values")
-    return Prior(values=tuple(values), **fields)  # type: ignore[arg-type]
