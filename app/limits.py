@@ -28,7 +28,7 @@ return {count, redis.call('PTTL', KEYS[1])}
 """
 
 
-class CountedStorage(RedisStorage):  # type: ignore[misc]
+class CountedStorage(RedisStorage):
     """The library's storage, which would ask Redis twice more for what the headers say."""
 
     STORAGE_SCHEME = ["counted"]  # noqa: RUF012 - as the library declares it

@@ -48,7 +48,9 @@ class MeasuredStack(RealStack):
 
     def spawn(self, name: str, command: list[str], **env: str) -> subprocess.Popen[bytes]:
         cores = self._redis_cores if name == "redis" else self._cores
-        return super().spawn(name, command if name == "provider" else on_cores(command, cores), **env)
+        return super().spawn(
+            name, command if name == "provider" else on_cores(command, cores), **env
+        )
 
     def start_upstream(self, latency: float = 0.05) -> None:
         """The stub, in place of a provider."""

@@ -9,13 +9,13 @@ from functools import cache
 
 from config.catalogue import Catalogue, ProviderConfig, load_catalogue
 from config.settings import Settings, settings
+from tasks.cache_policy import CachePolicy
 from tasks.control import Control
 from tasks.ledger import Ledger
 from tasks.redis_client import connect
 from tasks.streams import JobStreams
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import load_embedder
-from workers.cache.policy import CachePolicy
 from workers.cache.verifier import load_verifier
 from workers.cancellations import CancelListener
 from workers.lease import LeaseKeeper

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 
 import orjson
 
+from tasks.cache_hit import CacheHit, cached_response
 from tasks.exact_cache import Answer
 from tasks.fingerprint import last_user_text, tenant_pool
 from tasks.inference import Attempt, InferenceRequest, InferenceResponse, Usage
 from tasks.jobs import Job, JobState
-from workers.cache.hit import CacheHit
 from workers.context import WorkerContext
 from workers.lease import Lease
 from workers.providers.base import CallLimits, Completion
@@ -219,21 +219,10 @@ def _from_provider(
 def _from_cache(
     job: Job, request: InferenceRequest, hit: CacheHit, started: float
 ) -> InferenceResponse:
-    answer = hit.answer
-    return InferenceResponse(
-        response=answer.text,
-        provider=answer.provider,
-        model=answer.model,
-        finish_reason="stop",  # nothing else is stored
+    return cached_response(
+        hit,
         latency=_latency(job, started),
-        tokens_used=0,
-        usage=Usage(),
-        cost=0.0,
-        saved=hit.saved_cost,
-        cache_hit=True,
-        cache={**hit.as_response_field(), "entry": hit.fingerprint},
         request_id=job.request_id,
-        created_at=datetime.now(UTC),
         metadata=request.metadata,
     )
 

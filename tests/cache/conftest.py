@@ -12,7 +12,7 @@ import redis
 
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder, load_embedder
-from workers.cache.policy import CachePolicy
+from tasks.cache_policy import CachePolicy
 from workers.cache.scratch_redis import scratch_redis
 from workers.cache.verifier import OnnxVerifier, Verdict
 

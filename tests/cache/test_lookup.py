@@ -15,7 +15,7 @@ from tasks.inference import InferenceRequest, InferenceSubmission, Message
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder
 from workers.cache.hit import Lookup
-from workers.cache.policy import CachePolicy, plan
+from tasks.cache_policy import CachePolicy, plan
 from workers.cache.semantic import partition_of
 from workers.cache.verifier import Verdict, Verifier
 

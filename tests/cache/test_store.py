@@ -8,7 +8,7 @@ from tasks.exact_cache import Answer
 from tasks.fingerprint import tenant_pool
 from tasks.inference import InferenceSubmission
 from workers.cache.cache import SemanticCache
-from workers.cache.policy import CachePolicy
+from tasks.cache_policy import CachePolicy
 
 MakeCache = Callable[..., SemanticCache]
 

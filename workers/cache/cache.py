@@ -11,6 +11,8 @@ from typing import Any, Literal, cast
 
 import redis
 
+from tasks.cache_hit import CacheHit, hit_of
+from tasks.cache_policy import CachePolicy, plan, storable
 from tasks.exact_cache import Answer, Entry, ExactCache, Generations
 from tasks.fingerprint import (
     last_user_text,
@@ -20,8 +22,7 @@ from tasks.fingerprint import (
 from tasks.inference import InferenceRequest, InferenceSubmission
 from workers.cache.embedding import Embedder, Vectors
 from workers.cache.evidence import Evidence, EvidenceBook, summary
-from workers.cache.hit import CacheHit, Lookup, hit_of
-from workers.cache.policy import CachePolicy, plan, storable
+from workers.cache.hit import Lookup
 from workers.cache.semantic import Neighbour, SemanticIndex, partition_of
 from workers.cache.store import AnswerStore
 from workers.cache.verifier import Verdict, Verifier

@@ -8,13 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from tasks.cache_uses import OVERHEAD, add_worth, worth_per_use
 from tasks.exact_cache import Answer, Entry, ExactCache, Generations, decode_entry, encode_entry
 from workers.cache.embedding import Vectors
 from workers.cache.semantic import VECTOR, SemanticIndex
 
-# Bytes of Redis beside an entry's own: keys, set and index records, the HNSW links.
-OVERHEAD = 900
-LATENCY_WORTH = 1e-5  # US dollars a second; makes answers of free models comparable
 CHUNK = 500
 
 
@@ -86,7 +84,7 @@ class AnswerStore:
 
     def use(self, pipeline: Any, name: str, answer: Answer, slide: float | None) -> None:
         """Queue what a hit changes: the entry's worth and, given `slide` seconds, its end."""
-        pipeline.zadd(self.worth, {name: worth_per_use(answer, OVERHEAD)}, incr=True, xx=True)
+        add_worth(pipeline, self.exact.prefix, name, worth_per_use(answer))
         if slide is not None:
             milliseconds = int(slide * 1000)
             pipeline.pexpire(self.exact.entry_key(name), milliseconds)
@@ -141,8 +139,3 @@ class AnswerStore:
             evicted=int(read.get("evicted", 0)),
             expired=int(read.get("expired", 0)),
         )
-
-
-def worth_per_use(answer: Answer, size: int) -> float:
-    """US dollars that one more use saves, per byte."""
-    return (answer.cost + LATENCY_WORTH * answer.latency + 1e-9) / size
