@@ -133,7 +133,7 @@ def submit(
     )
     snapshot, created = record(services, job, channel=channel, job_id=job_id)
     if hit is not None and created:
-        services.repeats.uses.hit(pool, hit)
+        services.repeats.uses.add(pool, {}, hit)
     return snapshot, created
 
 

@@ -20,11 +20,11 @@ import requests
 
 from benchmarks.load import Load, load
 from benchmarks.report import cell, write
-from benchmarks.stack import SUBMISSION, MeasuredStack, chat
+from benchmarks.stack import SUBMISSION, MeasuredStack, chat, different
 
 ARMS = {
-    "/v1/inference": SUBMISSION.replace(b"@N@", b"7"),
-    "/v1/chat/completions": chat("gemma3-270m").replace(b"@N@", b"7"),
+    "/v1/inference": next(different(SUBMISSION)),
+    "/v1/chat/completions": next(different(chat("gemma3-270m"))),
 }
 
 
@@ -57,7 +57,9 @@ def main() -> None:
                     "Content-Type": "application/json",
                     "Prefer": "wait=30",
                 }
-                requests.post(stack.url + path, body, headers=headers, timeout=60).raise_for_status()
+                requests.post(
+                    stack.url + path, body, headers=headers, timeout=60
+                ).raise_for_status()
             stack.kill("worker1")  # nobody but the API can answer now
             for _, (path, body), clients in itertools.product(
                 range(arguments.repeats), ARMS.items(), arguments.clients

@@ -6,7 +6,6 @@ On uvloop one core sends more than 10,000 requests a second, so it does not boun
 from __future__ import annotations
 
 import asyncio
-import itertools
 import statistics
 import time
 from collections import Counter
@@ -157,12 +156,5 @@ async def _run(
 def load(
     target: Target, bodies: Iterator[bytes], *, clients: int, seconds: float, warm: float = 1.5
 ) -> Load:
-    """Load `target` with `clients` at once for `seconds`, after `warm` seconds that do not count."""
+    """Load `target` for `seconds`, after `warm` seconds that do not count."""
     return uvloop.run(_run(target, bodies, clients, seconds, warm))
-
-
-def numbered(template: bytes, start: int = 0) -> Iterator[bytes]:
-    """Bodies that all differ: `@N@` in the template becomes a number."""
-    stamp = f"{time.time_ns():x}-"
-    for number in itertools.count(start):
-        yield template.replace(b"@N@", f"{stamp}{number}".encode())

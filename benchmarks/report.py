@@ -76,7 +76,7 @@ def write(name: str, command: str, rows: Sequence[Mapping[str, str]], data: Any,
         "|" + "|".join("---" if i == 0 else "---:" for i in range(len(columns))) + "|",
         *("| " + " | ".join(row[column] for column in columns) + " |" for row in rows),
         "",
-        f"{about['time']}, {about['cores']} cores ({about['cpu']}), load {about['load_1m']}, "
+        f"{about['time']}, {about['cores']} cores ({about['cpu']}), load {about['load_1m']},",
         f"Python {about['python']}, {versions}",
         "",
     ]

@@ -1,10 +1,15 @@
-"""Our own stack for benchmarks: the real processes, on chosen cores, in front of the stub upstream."""
+"""Our own stack for benchmarks: the real processes, on chosen cores, before the stub upstream."""
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
+import re
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import redis
@@ -15,10 +20,25 @@ from benchmarks.load import Target
 from benchmarks.processes import Taken, on_cores, taken, wait_for
 from tests.stack import RealStack
 
-PROMPT = (
-    b"Summarise the following note for a colleague in two sentences, and say what is to be done "
-    b"next. Note @N@: the quarterly figures were late again because the warehouse closed early."
+PROMPT = b"Note @N@: @TEXT@"
+TEXT_WORDS = 24
+_WORDS = sorted(
+    set(
+        re.findall(rb"[a-z]{4,12}", (Path(__file__).parent / "data/prompts_dev.jsonl").read_bytes())
+    )
 )
+
+
+def different(template: bytes) -> Iterator[bytes]:
+    """Bodies whose prompts neither equal nor resemble each other, so that no cache has a say."""
+    draw = random.Random(1)
+    stamp = f"{time.time_ns():x}"
+    for number in itertools.count():
+        text = b" ".join(draw.choices(_WORDS, k=TEXT_WORDS))
+        body = template.replace(b"@TEXT@", text)
+        yield body.replace(b"@N@", f"{stamp}-{number}".encode())
+
+
 SUBMISSION = b'{"prompt": "' + PROMPT + b'", "max_tokens": 200}'
 
 

@@ -16,9 +16,9 @@ from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.load import Load, load, numbered
+from benchmarks.load import Load, load
 from benchmarks.report import cell, write
-from benchmarks.stack import SUBMISSION, MeasuredStack, NaiveStack
+from benchmarks.stack import SUBMISSION, MeasuredStack, NaiveStack, different
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
                     for arm, (stack, target) in arms.items():
                         before = stack.taken("api"), stack.taken("redis")
                         run = load(
-                            target, numbered(SUBMISSION), clients=clients,
+                            target, different(SUBMISSION), clients=clients,
                             seconds=arguments.seconds,
                         )  # fmt: skip
                         after = stack.taken("api"), stack.taken("redis")

@@ -58,7 +58,7 @@ def worth_per_use(answer: Answer, size: int = OVERHEAD) -> float:
 
 
 class CacheUses:
-    """Counts exact hits and writes the sums once a second, in one round trip. Thread-safe.
+    """Sums up uses and writes them once a second, in one round trip. Thread-safe.
 
     A process that is killed loses up to a second of statistics, and nothing else.
     """
@@ -70,15 +70,17 @@ class CacheUses:
         self._entries: dict[str, tuple[int, float]] = {}  # uses and worth added
         self._thread: threading.Thread | None = None
 
-    def hit(self, pool: str, hit: CacheHit) -> None:
-        """Count a hit."""
+    def add(self, pool: str, counters: Mapping[str, float], hit: CacheHit | None) -> None:
+        """Count a lookup: what it counts beside, and its hit or miss."""
         with self._lock:
-            counters: Any = self._counters[pool]  # of floats as well
-            counters[f"hit_{hit.layer}"] += 1
-            counters["saved_cost"] += hit.saved_cost
-            counters["saved_seconds"] += hit.saved_seconds
-            uses, worth = self._entries.get(hit.fingerprint, (0, 0.0))
-            self._entries[hit.fingerprint] = uses + 1, worth + worth_per_use(hit.answer)
+            sums: Any = self._counters[pool]  # of floats as well
+            sums.update(counters)
+            sums["miss" if hit is None else f"hit_{hit.layer}"] += 1
+            if hit is not None:
+                sums["saved_cost"] += hit.saved_cost
+                sums["saved_seconds"] += hit.saved_seconds
+                uses, worth = self._entries.get(hit.fingerprint, (0, 0.0))
+                self._entries[hit.fingerprint] = uses + 1, worth + worth_per_use(hit.answer)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="cache-uses", daemon=True)
                 self._thread.start()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -86,12 +87,20 @@ def input_tokens(submission: InferenceSubmission) -> int:
     )
 
 
-@cache
+_loading = threading.Lock()
+
+
 def load_prices(models_file: Path | None) -> Prices:
     """The rates of a catalogue. Takes about a second, once for each process and file.
 
     Raises RuntimeError when they cannot be worked out.
     """
+    with _loading:  # requests that come meanwhile wait, each of them would start it again
+        return _load_prices(models_file)
+
+
+@cache
+def _load_prices(models_file: Path | None) -> Prices:
     command = [sys.executable, "-m", "tasks.prices", *([str(models_file)] if models_file else [])]
     done = subprocess.run(  # noqa: S603 - our own module
         command, capture_output=True, text=True, timeout=SECONDS, check=False

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.inference import InferenceSubmission, Message
 from tasks.cache_policy import CachePolicy, plan, volatility
+from tasks.inference import InferenceSubmission, Message
 
 
 def decide(policy: CachePolicy | None = None, tools: bool = False, **values: object):

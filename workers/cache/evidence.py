@@ -95,10 +95,6 @@ class EvidenceBook:
         """Queue counters, for everybody and for the pool."""
         cache_uses.count(pipeline, self._prefix, pool, counters)
 
-    def rank(self, pipeline: Any, fingerprint: str) -> None:
-        """Queue one hit of an entry."""
-        cache_uses.rank(pipeline, self._prefix, fingerprint)
-
     def counters(self, pool: str | None = None) -> dict[str, float]:
         """The counters of one pool, or of all."""
         key = cache_uses.stats_key(self._prefix, pool)
