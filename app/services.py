@@ -8,6 +8,7 @@ from typing import cast
 import redis
 from flask import current_app
 
+from app.repeats import Repeats
 from app.revocation import Revocations
 from app.waiting import WaitHub
 from config.catalogue import Catalogue, load_catalogue
@@ -50,6 +51,7 @@ class Services:
     accounts: Accounts
     revocations: Revocations
     prices: Prices
+    repeats: Repeats
 
 
 def make_services(settings: Settings) -> Services:
@@ -57,6 +59,7 @@ def make_services(settings: Settings) -> Services:
     client = connect(
         settings.broker_url, timeout=settings.redis_timeout_seconds, retry_timeouts=False
     )
+    cache_client = connect(settings.cache_url, timeout=settings.redis_timeout_seconds)
     database = Database(settings.database_url)
     replication = None
     if settings.durability == "replicated":
@@ -64,7 +67,7 @@ def make_services(settings: Settings) -> Services:
     return Services(
         settings=settings,
         job_redis=client,
-        cache_redis=connect(settings.cache_url, timeout=settings.redis_timeout_seconds),
+        cache_redis=cache_client,
         ledger=Ledger(client, settings.key_prefix, replication=replication),
         control=Control(
             connect(settings.broker_url, timeout=CONTROL_SECONDS + 1, pool_size=8),
@@ -83,6 +86,7 @@ def make_services(settings: Settings) -> Services:
         database=database,
         accounts=Accounts(client, settings.key_prefix, database),
         revocations=Revocations(client, settings.key_prefix, database),
+        repeats=Repeats(cache_client, settings),
     )
 
 
