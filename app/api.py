@@ -21,13 +21,17 @@ from werkzeug.wrappers import Response
 
 from app.identity import authenticate, init_identity
 from app.limits import init_limits
+from app.observing import init_observing
 from app.problems import Problem, ProblemDocument, register_error_handlers, validation_problem
 from app.routes.cache import cache_api
+from app.routes.console import console_api
 from app.routes.health import health_api, release
 from app.routes.inference import jobs_api
+from app.routes.metrics import metrics_api
 from app.routes.openai_chat import chat_api
 from app.routes.openai_models import models_api
 from app.routes.openai_responses import responses_api
+from app.routes.state import state_api
 from app.routes.streams import streams_api
 from app.services import make_services
 from config.logs import log_context
@@ -41,7 +45,7 @@ SUBMITTING = (  # endpoints that bring work
     "chat.create_chat_completion",
     "responses.create_response",
 )
-PUBLIC = ("/v1/health", "/docs", "/openapi.json")
+PUBLIC = ("/v1/health", "/v1/metrics", "/docs", "/openapi.json")
 
 
 class Request(flask.Request):
@@ -84,6 +88,7 @@ def create_app(settings: Settings) -> API:
     current = make_services(settings)
     app.extensions["inferenceflow"] = current
 
+    init_observing(app, current)
     app.before_request(_begin)
     init_identity(app, settings)
     app.before_request(_authenticate)
@@ -97,6 +102,9 @@ def create_app(settings: Settings) -> API:
     app.register_api(responses_api)
     app.register_api(models_api)
     app.register_api(health_api)
+    app.register_api(metrics_api)
+    app.register_api(state_api)
+    app.register_blueprint(console_api)
     app.register_api(cache_api)
     init_limits(app, settings, current.job_redis, SUBMITTING)
     app.components_schemas["Problem"] = Schema(**ProblemDocument.model_json_schema())

@@ -7,10 +7,14 @@ import socket
 from dataclasses import dataclass
 from functools import cache
 
+from prometheus_client import CollectorRegistry
+
 from config.catalogue import Catalogue, ProviderConfig, load_catalogue
 from config.settings import Settings, settings
 from tasks.control import Control
 from tasks.ledger import Ledger
+from tasks.metrics import Metrics
+from tasks.recent import Recent
 from tasks.redis_client import connect
 from tasks.streams import JobStreams
 from workers.cache.cache import SemanticCache
@@ -44,6 +48,8 @@ class WorkerContext:
     flights: SingleFlight
     control: Control
     router: Router
+    registry: CollectorRegistry
+    metrics: Metrics
 
 
 def credentials(settings: Settings, catalogue: Catalogue) -> dict[str, ProviderConfig]:
@@ -73,6 +79,10 @@ def context() -> WorkerContext:
     worker = f"{socket.gethostname()}:{os.getpid()}"
     leases = LeaseKeeper(ledger, current.lease_seconds)
     CancelListener(client, ledger.key("worker", worker), leases.lose).start()
+    registry = CollectorRegistry()
+    metrics = Metrics(
+        Recent(client, current.key_prefix), registry=registry, tenants=current.metrics_tenants
+    )
     return WorkerContext(
         settings=current,
         worker=worker,
@@ -89,13 +99,21 @@ def context() -> WorkerContext:
                 ttl=current.cache_ttl,
             ),
             max_bytes=current.cache_max_bytes,
+            on_event=metrics.record_cache_event,
         ),
         control=Control(client, current.key_prefix),
         flights=SingleFlight(client, prefix=f"{current.key_prefix}flight:"),
         router=Router(
             catalogue,
             build_providers(catalogue, credentials(current, catalogue)),
-            SharedState(client, prefix=f"{current.key_prefix}router:"),
+            SharedState(
+                client,
+                prefix=f"{current.key_prefix}router:",
+                on_fallback=metrics.record_router_fallback,
+            ),
             embed=embedder.embed,
+            on_attempt=metrics.record_attempt,
         ),
+        registry=registry,
+        metrics=metrics,
     )

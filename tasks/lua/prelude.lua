@@ -17,6 +17,8 @@
 -- ended                   stream  one entry for each job that ended: the outbox of what follows
 --                                 from it (usage, webhooks). Each follower has a consumer group
 -- stream:{id}             stream  what the client sees of a streamed answer
+-- totals                  hash    what ever happened, for metrics: submitted:{lane}, retried:{lane},
+--                                 deferred:{lane}, recovered:{lane}, ended:{lane}:{state}
 -- broker:inference.{lane} list    Celery messages; each is a hint that a job of the lane is ready
 --
 -- ARGV[1] key prefix, ARGV[2] the Celery message with @ID@ and @LANE@ to fill in.
@@ -79,6 +81,10 @@ local function tell_waiters(id)
   end
 end
 
+local function total(...)
+  redis.call('HINCRBY', key('totals'), table.concat({...}, ':'), 1)
+end
+
 -- The one place where a job ends. `fields` is a flat list to write with it.
 local function finish(id, state, fields)
   local record = key('job', id)
@@ -95,6 +101,7 @@ local function finish(id, state, fields)
   redis.call('PEXPIRE', record, job[5])
   redis.call('ZREM', key('due'), id)
   decrement('open', tenant)
+  total('ended', lane, state)
   local stream = key('stream', id)
   if redis.call('EXISTS', stream) == 1 then
     redis.call('XADD', stream, '*', 'event', 'end', 'data', state)

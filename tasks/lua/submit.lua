@@ -69,6 +69,7 @@ redis.call('HINCRBY', hour, ARGV[14] .. ':r', 1)
 redis.call('HINCRBY', hour, ARGV[14] .. ':t', ARGV[15])
 redis.call('EXPIRE', hour, 1296000)
 redis.call('HINCRBY', key('open'), tenant, 1)
+total('submitted', lane)
 
 if final ~= '' then
   finish(id, final, {})

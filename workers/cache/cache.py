@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 import redis
 
+from tasks.cache_stats import summary
 from tasks.exact_cache import Answer, Entry, ExactCache, Generations
 from tasks.fingerprint import (
     last_user_text,
@@ -19,7 +20,7 @@ from tasks.fingerprint import (
 )
 from tasks.inference import InferenceRequest, InferenceSubmission
 from workers.cache.embedding import Embedder, Vectors
-from workers.cache.evidence import Evidence, EvidenceBook, summary
+from workers.cache.evidence import Evidence, EvidenceBook
 from workers.cache.hit import CacheHit, Lookup, hit_of
 from workers.cache.policy import CachePolicy, plan, storable
 from workers.cache.semantic import Neighbour, SemanticIndex, partition_of

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from tasks.cache_stats import StoredBytes, read_usage
 from tasks.exact_cache import Answer, Entry, ExactCache, Generations, decode_entry, encode_entry
 from workers.cache.embedding import Vectors
 from workers.cache.semantic import VECTOR, SemanticIndex
@@ -16,16 +17,6 @@ from workers.cache.semantic import VECTOR, SemanticIndex
 OVERHEAD = 900
 LATENCY_WORTH = 1e-5  # US dollars a second; makes answers of free models comparable
 CHUNK = 500
-
-
-@dataclass(frozen=True)
-class StoredBytes:
-    """What all entries together take."""
-
-    bytes: int
-    entries: int
-    evicted: int
-    expired: int
 
 
 class AnswerStore:
@@ -130,17 +121,7 @@ class AnswerStore:
 
     def usage(self) -> StoredBytes:
         """What is stored now."""
-        with self.client.pipeline() as pipeline:
-            pipeline.hgetall(self.totals)
-            pipeline.hlen(self.sizes)
-            totals, entries = pipeline.execute()
-        read = {key.decode(): float(value) for key, value in totals.items()}
-        return StoredBytes(
-            bytes=int(read.get("bytes", 0)),
-            entries=int(entries),
-            evicted=int(read.get("evicted", 0)),
-            expired=int(read.get("expired", 0)),
-        )
+        return read_usage(self.client, self.exact.prefix)
 
 
 def worth_per_use(answer: Answer, size: int) -> float:
