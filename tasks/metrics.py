@@ -8,7 +8,7 @@ it at each scrape. `docs/operations.md` says which process serves what.
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -25,6 +25,23 @@ CACHE = "cache"  # the provider of an answer that no provider was asked for
 NOT_CALLED = frozenset({"ok", "cancelled"})
 
 
+M = TypeVar("M", Counter, Histogram)
+
+
+class _Labelled(Generic[M]):
+    """A metric's children by label values, found without the checks of `labels`."""
+
+    def __init__(self, metric: M) -> None:
+        self._metric: M = metric
+        self._children: dict[tuple[str, ...], M] = {}
+
+    def __call__(self, *values: str) -> M:
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = self._metric.labels(*values)
+        return child
+
+
 class Metrics:
     """The counters and histograms of one process. Thread-safe."""
 
@@ -39,12 +56,18 @@ class Metrics:
         self._most_tenants = tenants
         self._lock = threading.Lock()
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"inferenceflow_{name}", text, labels, registry=registry)
+        def counter(name: str, text: str, *labels: str) -> _Labelled[Counter]:
+            return _Labelled(Counter(f"inferenceflow_{name}", text, labels, registry=registry))
 
-        def histogram(name: str, text: str, *labels: str) -> Histogram:
-            return Histogram(
-                f"inferenceflow_{name}", text, labels, registry=registry, buckets=LATENCY_BUCKETS
+        def histogram(name: str, text: str, *labels: str) -> _Labelled[Histogram]:
+            return _Labelled(
+                Histogram(
+                    f"inferenceflow_{name}",
+                    text,
+                    labels,
+                    registry=registry,
+                    buckets=LATENCY_BUCKETS,
+                )
             )
 
         self._latency = histogram(
@@ -56,7 +79,11 @@ class Metrics:
         self._deferred = counter(
             "worker_deferrals", "Runs put off: for capacity, another's answer, a retry.", "why"
         )
-        self._refused = counter("lease_losses", "Results refused because the lease was lost.")
+        self._refused = Counter(
+            "inferenceflow_lease_losses",
+            "Results refused because the lease was lost.",
+            registry=registry,
+        )
         self._calls = histogram(
             "provider_call_duration_seconds", "Of one provider call.", "provider", "model"
         )
@@ -77,24 +104,26 @@ class Metrics:
         self._flights = counter(
             "single_flight_joins", "Requests served by another's provider call.", "outcome"
         )
-        self._fallbacks = counter(
-            "router_fallbacks", "Router questions answered without the shared state."
+        self._fallbacks = Counter(
+            "inferenceflow_router_fallbacks",
+            "Router questions answered without the shared state.",
+            registry=registry,
         )
 
     def record_request_latency(self, latency: float, provider: str) -> None:
         """An answer: seconds from acceptance, and who gave it (`cache`: nobody was asked)."""
-        self._latency.labels(provider).observe(latency)
+        self._latency(provider).observe(latency)
         self._recent.latency("latency", latency)
         self._recent.latency(f"latency:{provider}", latency)
 
     def increment_cache_hit(self, layer: str = "exact") -> None:
         """A lookup that found an answer; `layer` is `exact` or `semantic`."""
-        self._lookups.labels(layer, "hit").inc()
+        self._lookups(layer, "hit").inc()
         self._recent.count(f"cache:{layer}")
 
     def record_provider_error(self, provider: str, error_type: str) -> None:
         """A provider call that failed; `error_type` as in `workers/providers/errors.py`."""
-        self._errors.labels(provider, error_type).inc()
+        self._errors(provider, error_type).inc()
         self._recent.count(f"error:{provider}:{error_type}")
 
     def get_performance_summary(self) -> dict[str, Any]:
@@ -106,7 +135,7 @@ class Metrics:
 
     def record_queue_wait(self, priority: str, seconds: float) -> None:
         """A job was taken for the first time."""
-        self._wait.labels(priority).observe(seconds)
+        self._wait(priority).observe(seconds)
         self._recent.latency(f"wait:{priority}", seconds)
 
     def record_job_end(self, state: str) -> None:
@@ -115,7 +144,7 @@ class Metrics:
 
     def record_deferral(self, why: str) -> None:
         """A job was put off: `retry` (it used up an attempt) or `wait`."""
-        self._deferred.labels(why).inc()
+        self._deferred(why).inc()
 
     def record_lease_loss(self) -> None:
         """A result came too late: the job belongs to another worker, or has ended."""
@@ -124,7 +153,7 @@ class Metrics:
     def record_attempt(self, attempt: Attempt) -> None:
         """A provider call, as the router's `on_attempt` tells it."""
         seconds = (attempt.latency_ms or 0.0) / 1000.0
-        self._calls.labels(attempt.provider, attempt.model).observe(seconds)
+        self._calls(attempt.provider, attempt.model).observe(seconds)
         if attempt.status not in NOT_CALLED:
             self.record_provider_error(attempt.provider, attempt.status)
 
@@ -139,11 +168,11 @@ class Metrics:
     ) -> None:
         """What a provider's answer took and cost (US dollars), kept or not: it has to be paid."""
         who = self._tenant(tenant)
-        self._tokens.labels(who, provider, model, "input").inc(usage.input_tokens)
-        self._tokens.labels(who, provider, model, "output").inc(usage.output_tokens)
-        self._cost.labels(who, provider, model).inc(cost)
+        self._tokens(who, provider, model, "input").inc(usage.input_tokens)
+        self._tokens(who, provider, model, "output").inc(usage.output_tokens)
+        self._cost(who, provider, model).inc(cost)
         if first_token_seconds is not None:
-            self._first_token.labels(provider, model).observe(first_token_seconds)
+            self._first_token(provider, model).observe(first_token_seconds)
 
     def record_cache_event(self, event: str) -> None:
         """As `SemanticCache(on_event=...)` tells it."""
@@ -151,16 +180,16 @@ class Metrics:
         if kind == "hit":
             self.increment_cache_hit(what)
         elif kind == "miss":
-            self._lookups.labels("all", "miss").inc()
+            self._lookups("all", "miss").inc()
             self._recent.count("cache:miss")
         elif kind == "veto":
-            self._lookups.labels("semantic", event).inc()
+            self._lookups("semantic", event).inc()
         else:
-            self._cache_failures.labels(what).inc()
+            self._cache_failures(what).inc()
 
     def record_flight(self, outcome: str) -> None:
         """A request that joined another's call: `waited` for it, or `landed` with its answer."""
-        self._flights.labels(outcome).inc()
+        self._flights(outcome).inc()
 
     def record_router_fallback(self) -> None:
         """As `SharedState(on_fallback=...)` tells it."""

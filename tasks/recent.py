@@ -16,7 +16,7 @@ import logging
 import math
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 RATIO = 1.05  # between the limits of a bucket
 _SCALE = 1.0 / math.log(RATIO)
 FLUSH_SECONDS = 1.0
+MOST_NOTED = 200_000  # between two flushes
 MOST_UNWRITTEN = 50_000  # fields kept while Redis is away; about 10 MB
 RESOLUTIONS = {"1m": (60, 7_200), "10m": (600, 90_000)}  # seconds of a hash, seconds it is kept
 WINDOWS = {"5m": (300, "1m"), "1h": (3_600, "1m"), "24h": (86_400, "10m")}
@@ -78,49 +79,59 @@ class Recent:
     def __init__(self, client: redis.Redis, prefix: str) -> None:
         self._redis = client
         self._prefix = f"{prefix}recent:"
-        self._pending: Counter[tuple[int, str]] = Counter()  # (minute, field) -> amount
-        self._lock = threading.Lock()
+        self._noted: deque[tuple[float, str, float | None]] = deque(maxlen=MOST_NOTED)
+        self._unwritten: Counter[tuple[int, str]] = Counter()  # (minute, field) -> amount
+        self._writing = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def latency(self, kind: str, seconds: float) -> None:
         """Count a latency. `kind` must not contain `|`."""
-        self.count(f"{kind}|{bucket_of(seconds)}")
+        self._note(kind, seconds)
 
     def count(self, kind: str) -> None:
         """Count an event."""
-        minute = int(time.time()) // 60
-        with self._lock:
-            self._pending[minute, kind] += 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="recent", daemon=True)
-                self._thread.start()
-                atexit.register(self.flush)
+        self._note(kind, None)
+
+    def _note(self, kind: str, seconds: float | None) -> None:
+        self._noted.append((time.time(), kind, seconds))  # atomic: a job waits for no lock
+        if self._thread is None:
+            with self._writing:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="recent", daemon=True)
+                    self._thread.start()
+                    atexit.register(self.flush)
 
     def flush(self) -> None:
         """Write what was counted. While Redis is away it is kept, up to a bound."""
-        with self._lock:
-            taken, self._pending = self._pending, Counter()
-        if not taken:
-            return
+        with self._writing:
+            while self._noted:
+                at, kind, seconds = self._noted.popleft()
+                field = kind if seconds is None else f"{kind}|{bucket_of(seconds)}"
+                self._unwritten[int(at) // 60, field] += 1
+            if not self._unwritten:
+                return
+            try:
+                self._write(self._unwritten)
+            except redis.RedisError as error:
+                logger.warning(
+                    "recent numbers not written",
+                    extra={"action": "recent_not_written", "error": type(error).__name__},
+                )
+                if len(self._unwritten) <= MOST_UNWRITTEN:
+                    return
+            self._unwritten.clear()
+
+    def _write(self, amounts: Mapping[tuple[int, str], int]) -> None:
         keep: dict[str, int] = {}
         with self._redis.pipeline(transaction=True) as pipe:
-            for (minute, field), amount in taken.items():
+            for (minute, field), amount in amounts.items():
                 for name, (seconds, ttl) in RESOLUTIONS.items():
                     key = f"{self._prefix}{name}:{minute * 60 // seconds}"
                     pipe.hincrby(key, field, amount)
                     keep[key] = ttl
             for key, ttl in keep.items():
                 pipe.expire(key, ttl)
-            try:
-                pipe.execute()
-            except redis.RedisError as error:
-                logger.warning(
-                    "recent numbers not written",
-                    extra={"action": "recent_not_written", "error": type(error).__name__},
-                )
-                with self._lock:
-                    if len(self._pending) + len(taken) <= MOST_UNWRITTEN:
-                        self._pending.update(taken)
+            pipe.execute()
 
     def _run(self) -> None:
         pause = threading.Event()
