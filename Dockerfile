@@ -45,7 +45,7 @@ ARG TORCH_INDEX_URL=
 RUN grep '^torch==' constraints.txt > torch.txt \
     && pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -r torch.txt
 RUN touch README.md LICENSE \
-    && pip install -c constraints.txt '.[flower,worker]'
+    && pip install -c constraints.txt '.[flower,scaler,worker]'
 COPY README.md LICENSE ./
 COPY app app
 COPY config config

@@ -40,9 +40,10 @@ test: check build/checkov/bin/checkov ## Everything: checks, all tests, coverage
 test-fast: $(STAMP) ## The quick tests, in under a minute
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" -q
 
-lock: ## Write constraints.txt anew from a clean environment
-	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet -e '.[dev]'
-	build/lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+lock: ## Write constraints.txt anew (without the packages of torch's GPU build)
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	build/lock/bin/uv pip compile --quiet --no-header --no-annotate --python-version 3.11 \
+	    --extra dev pyproject.toml | grep -vE '^(nvidia|cuda|triton)' > constraints.txt
 
 .PHONY: help install demo run check test test-fast lock

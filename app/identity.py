@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from flask import Flask, g
-from flask_jwt_extended import JWTManager, create_access_token, verify_jwt_in_request
+from flask import Flask, current_app, g
+from flask_jwt_extended import (
+    JWTManager,
+    create_access_token,
+    create_refresh_token,
+    verify_jwt_in_request,
+)
 from flask_jwt_extended.exceptions import JWTExtendedException, NoAuthorizationError
 from jwt.exceptions import ExpiredSignatureError, PyJWTError
 from pydantic import SecretStr
 
 from app.problems import Problem
+from app.scopes import SCOPES, USER_SCOPES, needed_scope, scopes_of
 from config.settings import Settings
 
 ALGORITHM = "HS256"
@@ -30,6 +38,7 @@ class Caller:
     tenant: str
     role: str
     token_id: str
+    scopes: frozenset[str] = USER_SCOPES
 
     @property
     def admin(self) -> bool:
@@ -68,9 +77,21 @@ def init_identity(app: Flask, settings: Settings) -> None:
 
 
 def mint_token(
-    settings: Settings, *, user: str, tenant: str, role: str = "user", expires: timedelta
+    settings: Settings,
+    *,
+    user: str,
+    tenant: str,
+    role: str = "user",
+    expires: timedelta,
+    scopes: Iterable[str] | None = None,
+    claims: Mapping[str, Any] | None = None,
+    refresh: bool = False,
 ) -> str:
-    """A signed token; needs an app context. Raises ValueError for a bad name or role."""
+    """A signed token; needs an app context. Raises ValueError for a bad name, role or scope.
+
+    `scopes`: None for all that the role has by itself. `claims`: more claims of ours. `refresh`:
+    a token that only gets new tokens.
+    """
     if settings.jwt_secret_key is None:
         raise ValueError("JWT_SECRET_KEY is not set")
     for what, name in (("user", user), ("tenant", tenant)):
@@ -78,9 +99,16 @@ def mint_token(
             raise ValueError(f"{what} must match {NAME.pattern}")
     if role not in ROLES:
         raise ValueError(f"role must be one of {', '.join(ROLES)}")
-    signed: str = create_access_token(
+    # With fractions of a second: a token made right after a revocation must not fall under it.
+    content: dict[str, Any] = {"tenant": tenant, "role": role, "iat": time.time(), **(claims or {})}
+    if scopes is not None:
+        if unknown := set(scopes) - set(SCOPES):
+            raise ValueError(f"no such scope: {', '.join(sorted(unknown))}")
+        content["scope"] = " ".join(sorted(scopes))
+    create = create_refresh_token if refresh else create_access_token
+    signed: str = create(
         identity=user,
-        additional_claims={"tenant": tenant, "role": role},
+        additional_claims=content,
         additional_headers={"kid": key_id(settings.jwt_secret_key)},
         expires_delta=expires,
     )
@@ -107,7 +135,27 @@ def authenticate() -> Caller:
     user, tenant, role = claims["sub"], claims.get("tenant"), claims.get("role")
     if not (_is_name(user) and _is_name(tenant) and role in ROLES):
         raise _unauthorized("token-invalid", "The token lacks a valid `sub`, `tenant` or `role`.")
-    return Caller(user=str(user), tenant=str(tenant), role=str(role), token_id=claims["jti"])
+    if current_app.extensions["inferenceflow"].revocations.refused(claims):
+        raise _unauthorized("token-revoked", "The token was revoked. Get a new one.")
+    return Caller(
+        user=str(user),
+        tenant=str(tenant),
+        role=str(role),
+        token_id=claims["jti"],
+        scopes=scopes_of(str(role), claims.get("scope")),
+    )
+
+
+def authorize(who: Caller, method: str, path: str) -> None:
+    """Raises Problem 403 when the caller's token lacks the scope that the call needs."""
+    needed = needed_scope(method, path)
+    if needed is not None and needed not in who.scopes:
+        raise Problem(
+            403,
+            "insufficient-scope",
+            f"The token lacks the scope `{needed}`.",
+            headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{needed}"'},
+        )
 
 
 def _is_name(value: object) -> bool:

@@ -22,6 +22,11 @@ def _user() -> str:
     return f"{caller.tenant}:{caller.user}" if caller else f"ip:{request.remote_addr}"
 
 
+def _login() -> bool:
+    """Asking for a token is limited by address."""
+    return request.path.startswith("/v1/auth/")
+
+
 def init_limits(
     app: Flask, settings: Settings, client: redis.Redis, submitting: Sequence[str]
 ) -> None:
@@ -37,7 +42,7 @@ def init_limits(
         key_prefix=f"{settings.key_prefix}limits",
         swallow_errors=False,  # never let a silent Redis mean no limit
     )
-    limiter.request_filter(lambda: "caller" not in g)  # health and documents
+    limiter.request_filter(lambda: "caller" not in g and not _login())  # health and documents
     submissions = limiter.shared_limit(
         f"{settings.rate_limit_requests} {window}", scope="submissions"
     )

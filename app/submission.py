@@ -12,9 +12,10 @@ from app.identity import Caller
 from app.problems import FieldFault, Problem
 from app.services import Services
 from config.catalogue import AUTO, Catalogue
+from tasks.egress import ForbiddenURLError, check_url
 from tasks.fingerprint import fingerprint, last_user_text, scope_of, tenant_pool
 from tasks.inference import InferenceRequest, InferenceSubmission
-from tasks.ledger import Idempotency, Limits, NewJob, Snapshot, new_job_id
+from tasks.ledger import AccountNotLoadedError, Idempotency, Limits, NewJob, Snapshot, new_job_id
 
 MAX_IDEMPOTENCY_KEY = 255
 RETRY_SECONDS = 3600  # a client library may wait ten minutes for each of a few tries
@@ -37,6 +38,26 @@ def check_model(catalogue: Catalogue, preference: str) -> None:
             "unknown-model",
             f"There is no model, alias or route of that name; see /v1/models.{hint}",
             errors=[FieldFault(field="model_preference", message="unknown model")],
+        ) from None
+
+
+def check_webhook_url(
+    services: Services, url: str | None, *, resolve: bool, field: str = "webhook_url"
+) -> None:
+    """Raises Problem 422 for a URL that webhooks are not sent to; None is fine.
+
+    `resolve`: ask the name service, which may take its time.
+    """
+    if url is None:
+        return
+    try:
+        check_url(url, services.egress, resolve=resolve)
+    except ForbiddenURLError as error:
+        raise Problem(
+            422,
+            "invalid-request",
+            f"{field}: {error}.",
+            errors=[FieldFault(field=field, message=str(error))],
         ) from None
 
 
@@ -80,10 +101,12 @@ def submit(
 
     `surface`: what to keep with the job beside the request, to show it in another shape.
 
-    Raises Problem, IdempotencyConflictError, QueueFullError, redis.RedisError.
+    Raises Problem, IdempotencyConflictError, QueueFullError, RefusedError, DatabaseDownError,
+    redis.RedisError.
     """
     settings = services.settings
     check_model(services.catalogue, submission.model_preference)
+    check_webhook_url(services, submission.webhook_url, resolve=False)
     asked = InferenceRequest.model_construct(
         **{name: getattr(submission, name) for name in InferenceSubmission.model_fields},
         user_id=caller.user,
@@ -94,27 +117,43 @@ def submit(
     prompt_chars = len(submission.prompt or "") + sum(
         len(message.text) for message in submission.messages or ()
     )
-    return services.ledger.submit(
-        NewJob(
-            tenant=caller.tenant,
-            user=caller.user,
-            lane=submission.priority,
-            request=asked.model_dump_json(exclude_defaults=True).encode(),
-            fingerprint=fingerprint(scope, last_user_text(submission)),
-            request_id=g.request_id,
-            deadline_seconds=deadline,
-            retention_seconds=retention_seconds or settings.job_retention_seconds,
-            max_attempts=settings.max_attempts,
-            estimated_tokens=prompt_chars // CHARS_PER_TOKEN
-            + (submission.max_tokens or DEFAULT_OUTPUT_TOKENS),
-            traceparent=request.headers.get("traceparent"),
-            idempotency=idempotency(caller, body),
-            surface=surface,
-        ),
-        limits=Limits(settings.max_queue_depth, settings.max_tenant_queue_depth),
-        channel=channel,
-        job_id=job_id or new_job_id(),
+    job = NewJob(
+        tenant=caller.tenant,
+        user=caller.user,
+        lane=submission.priority,
+        request=asked.model_dump_json(exclude_defaults=True).encode(),
+        fingerprint=fingerprint(scope, last_user_text(submission)),
+        request_id=g.request_id,
+        deadline_seconds=deadline,
+        retention_seconds=retention_seconds or settings.job_retention_seconds,
+        max_attempts=settings.max_attempts,
+        estimated_tokens=prompt_chars // CHARS_PER_TOKEN
+        + (submission.max_tokens or DEFAULT_OUTPUT_TOKENS),
+        traceparent=request.headers.get("traceparent"),
+        idempotency=idempotency(caller, body),
+        surface=surface,
+        webhook_url=submission.webhook_url,
+        reserve=services.prices.reserve(submission) if settings.budgets_enabled else None,
     )
+    return record(services, job, channel=channel, job_id=job_id)
+
+
+def record(
+    services: Services, job: NewJob, *, channel: str = "", job_id: str | None = None
+) -> tuple[Snapshot, bool]:
+    """Write an admitted job to the ledger; returns it and whether it is new.
+
+    One Redis round trip, but for a tenant that Redis does not know yet, whose account is then
+    loaded from SQL. Raises as `submit` does.
+    """
+    settings = services.settings
+    limits = Limits(settings.max_queue_depth, settings.max_tenant_queue_depth)
+    job_id = job_id or new_job_id()
+    try:
+        return services.ledger.submit(job, limits=limits, channel=channel, job_id=job_id)
+    except AccountNotLoadedError:
+        services.accounts.load(job.tenant)
+        return services.ledger.submit(job, limits=limits, channel=channel, job_id=job_id)
 
 
 def submit_and_wait(

@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from config.catalogue import Catalogue, Tier, load_catalogue
+from tasks.cost import cost
 from tasks.inference import Usage
-from workers.providers.cost import cost
 from workers.providers.tokens import estimate_tokens
 from workers.router.classify import TIERS, Classifier, Decision, Embed
 

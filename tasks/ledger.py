@@ -16,9 +16,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import redis
 
 from config.celery import INFERENCE_QUEUES
+from tasks.bills import Bill
 from tasks.inference import Priority
 from tasks.jobs import RECORD_VERSION, Job, JobState
 from tasks.messages import run_message
@@ -46,10 +48,23 @@ class IdempotencyConflictError(LedgerError):
 class QueueFullError(LedgerError):
     """Too much work is waiting."""
 
-    def __init__(self, which: str, count: int) -> None:
+    def __init__(self, which: str, count: int, retry_after: int) -> None:
         super().__init__(self.__doc__)
         self.which = which  # "all" or "tenant"
         self.count = count
+        self.retry_after = retry_after  # seconds, from the measured drain rate
+
+
+class RefusedError(LedgerError):
+    """A budget or a limit of the account does not allow the job."""
+
+    def __init__(self, refusal: dict[str, Any]) -> None:
+        super().__init__(self.__doc__)
+        self.refusal = refusal  # as `admit` in tasks/lua/spend.lua made it
+
+
+class AccountNotLoadedError(LedgerError):
+    """Redis does not know what the tenant may spend; load it from SQL and try again."""
 
 
 class NotReplicatedError(LedgerError):
@@ -83,6 +98,14 @@ class Idempotency:
 
 
 @dataclass(frozen=True)
+class Reserve:
+    """The most that a job is expected to use."""
+
+    nano: int  # nano-dollars
+    tokens: int
+
+
+@dataclass(frozen=True)
 class NewJob:
     """What `submit` needs to know."""
 
@@ -101,8 +124,11 @@ class NewJob:
     listed: bool = True
     # An answer that is already known: the job is recorded as ended and never queued.
     result: bytes | None = None
+    # What to hold of the budgets until the job ends; None: neither budgets nor account limits.
+    reserve: Reserve | None = None
     # Beside the request: what another shape of the public interface has to show again.
     surface: bytes | None = None
+    webhook_url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -190,7 +216,8 @@ class Ledger:
         """Accept a job. Returns it and whether it is new (False: replayed by its key).
 
         `channel` is told when the job moves. Raises IdempotencyConflictError, QueueFullError,
-        NotReplicatedError (only with `replication`), redis.OutOfMemoryError when Redis is full,
+        RefusedError, AccountNotLoadedError, NotReplicatedError (only with `replication`),
+        redis.OutOfMemoryError when Redis is full,
         redis.ConnectionError, redis.TimeoutError.
         """
         job_id = job_id or new_job_id()
@@ -208,9 +235,13 @@ class Ledger:
         if job.traceparent:
             fields += ["traceparent", job.traceparent]
         if job.result is not None:
-            fields += ["result", job.result]
+            fields += ["result", job.result, "bill", Bill.of(job.result).dump()]
+        elif job.reserve is not None:
+            fields += ["reserve_nano", job.reserve.nano, "reserve_tokens", job.reserve.tokens]
         if job.surface is not None:
             fields += ["surface", job.surface]
+        if job.webhook_url:
+            fields += ["webhook_url", job.webhook_url]
         reply, safe = self._call_safely(
             self._submit,
             job_id,
@@ -236,7 +267,11 @@ class Ledger:
         if outcome == "conflict":
             raise IdempotencyConflictError(reply[1].decode(), reply[2].decode())
         if outcome == "full":
-            raise QueueFullError(reply[1].decode(), int(reply[2]))
+            raise QueueFullError(reply[1].decode(), int(reply[2]), int(reply[3]))
+        if outcome == "cold":
+            raise AccountNotLoadedError(AccountNotLoadedError.__doc__)
+        if outcome == "refused":
+            raise RefusedError(orjson.loads(reply[1]))
         if not safe:
             raise NotReplicatedError(reply[1].decode() if outcome == "exists" else job_id)
         if outcome == "exists":
@@ -422,7 +457,13 @@ def _outcome(
     provider_ms: int,
 ) -> Iterable[object]:
     fields: list[object] = ["cache_ms", cache_ms, "provider_ms", provider_ms]
-    for name, value in (("result", result), ("error", error), ("attempts", attempts)):
+    bill = Bill.of(result).dump() if result is not None else None
+    for name, value in (
+        ("result", result),
+        ("error", error),
+        ("attempts", attempts),
+        ("bill", bill),
+    ):
         if value is not None:
             fields += [name, value]
     return fields

@@ -9,11 +9,16 @@ import redis
 
 # What ends or frees work must also run when Redis is full (maxmemory); only `submit` is refused.
 _ALLOW_OOM = "#!lua flags=allow-oom\n"
+COMMON = ("prelude", "spend")
 _PLAIN = "#!lua\n"
 
 
-def load_script(client: redis.Redis, name: str, *, when_full: bool = True) -> Any:
-    """The script `tasks/lua/{name}.lua` behind the common prelude, as a callable."""
+def load_script(
+    client: redis.Redis, name: str, *, when_full: bool = True, before: tuple[str, ...] = ()
+) -> Any:
+    """The script `tasks/lua/{name}.lua` behind the common ones and `before`, as a callable."""
     folder = resources.files("tasks") / "lua"
-    text = (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+    text = "".join(
+        (folder / f"{part}.lua").read_text(encoding="utf-8") for part in (*COMMON, *before, name)
+    )
     return client.register_script((_ALLOW_OOM if when_full else _PLAIN) + text)

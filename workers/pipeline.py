@@ -69,6 +69,7 @@ def run_job(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
     hit = current.cache.look_up([lookup])[0]
     cache_ms = _milliseconds(started)
     if hit is not None:
+        current.shadow.consider(hit, lookup, request)
         response = _from_cache(job, request, hit, started)
         return Ended(JobState.SUCCEEDED, result=_dump(response), cache_ms=cache_ms, provider=CACHE)
     call = _Call(current, job, lease, request, stream, started, cache_ms)

@@ -8,7 +8,7 @@ import tempfile
 
 import click
 
-from app.stack.processes import system_command, worker_command
+from app.stack.processes import system_command, webhooks_command, worker_command
 from config.settings import settings
 
 
@@ -25,10 +25,13 @@ def api() -> None:
 @click.option("--name", default="worker", show_default=True)
 @click.option("--queues", default=None, help="Comma separated; all inference queues by default.")
 @click.option("--system", is_flag=True, help="Do the housekeeping instead of jobs.")
-def worker(name: str, queues: str | None, system: bool) -> None:
+@click.option("--webhooks", is_flag=True, help="Deliver webhooks instead of running jobs.")
+def worker(name: str, queues: str | None, system: bool, webhooks: bool) -> None:
     """Run a worker."""
     current = settings()
-    if system:
+    if webhooks:
+        command = webhooks_command(current)
+    elif system:
         command = system_command(current)
     elif queues:
         command = worker_command(current, name, queues.split(","))

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from app.cli.tokens import mint
+from app.scopes import SCOPES
 from app.stack.embedded import StackError
 from app.stack.up import Stack, StackOptions
 
@@ -56,7 +57,7 @@ def running_stack(
         stack.start()
         token = mint(
             stack.settings, user="me", tenant=tenant, role="admin",
-            expires=timedelta(days=TOKEN_DAYS),
+            expires=timedelta(days=TOKEN_DAYS), scopes=SCOPES,
         )  # fmt: skip
         stack.announce(token)
         yield stack, token

@@ -100,20 +100,17 @@ function providers(data) {
 function spend(data) {
   if (!data?.data?.length) return show("spend");
   const points = data.data.map((one) => {
-    const value = Number(one.cost ?? 0);
-    return { label: one.day ?? one.date ?? one.group ?? "", value, text: dollars(value) };
+    return { label: one.group.day, value: one.cost, text: dollars(one.cost) };
   });
-  const total = points.reduce((sum, point) => sum + point.value, 0);
-  show("spend", el("div", dollars(total), "big"), bars(points));
+  show("spend", el("div", dollars(data.total.cost), "big"), el("p", "since the first of this month", "note"), bars(points));
 }
 
 function batches(data) {
-  const open = (data?.data ?? []).filter((one) => !one.finished_at);
-  if (!open.length) return show("batches");
-  show("batches", table(["Batch", "state", "#done", "#of"], open.map((one) => {
-    const counts = one.counts ?? one.request_counts ?? {};
-    return [one.id, one.state ?? one.status, counts.done ?? counts.completed ?? "–", counts.total ?? "–"];
-  })));
+  const shown = data?.data ?? [];
+  if (!shown.length) return show("batches");
+  show("batches", table(["Batch", "state", "#ended", "#of", "#failed"], shown.map(({ id, state, counts }) => [
+    id.slice(0, 14), state, counts.total - counts.open, counts.total, { text: counts.failed, shade: counts.failed ? "bad" : "" },
+  ])));
 }
 
 function scaler(data) {
@@ -161,7 +158,7 @@ async function refresh() {
   try {
     const [waiting, numbers, mine, who, list, spent, batch, scaled] = await Promise.all([
       ask("/v1/queues"), ask("/v1/stats"), ask("/v1/cache/stats"), ask("/v1/providers"),
-      ask("/v1/jobs?limit=20"), ask("/v1/usage?group_by=day"), ask("/v1/batch?limit=10"), ask("/v1/scaler?log=120"),
+      ask("/v1/jobs?limit=20"), ask("/v1/usage?by=day"), ask("/v1/batch?limit=10"), ask("/v1/scaler?log=120"),
     ]);
     if (waiting) queues(waiting);
     if (numbers) speed(numbers);

@@ -21,11 +21,18 @@ from app.stack.processes import (
     beat_command,
     flower_command,
     system_command,
+    webhooks_command,
     worker_command,
 )
 from app.stack.supervisor import Child, Supervisor
 from config.settings import BadSettingsError, Settings, load_settings
+from tasks.accounts import now_ms
+from tasks.database import Database, DatabaseDownError
+from tasks.models import Tenant
 from tasks.redis_client import connect
+from tasks.schema import upgrade
+
+DEMO_TENANT = "demo"
 
 
 @dataclass(frozen=True)
@@ -109,11 +116,13 @@ class Stack:
                     ready_seconds=120,
                 )
             )
+        self._prepare_database()
         start(Child("api", api_command(), lambda: _answers(f"{self.url}/v1/health/ready")))
         self._start_worker("system", system_command(self.settings))
         for number in range(options.workers):
             name = f"worker{number + 1}"
             self._start_worker(name, worker_command(self.settings, name))
+        self._start_worker("webhooks", webhooks_command(self.settings))
         start(Child("beat", beat_command(), self._heart("beat"), self._heart_env("beat")))
         start(
             Child(
@@ -122,6 +131,20 @@ class Stack:
                 lambda: _answers(f"http://127.0.0.1:{options.flower_port}/healthcheck"),
             )
         )
+
+    def _prepare_database(self) -> None:
+        database = Database(self.settings.database_url)
+        try:
+            upgrade(database)
+            with database.session() as session:
+                if session.get(Tenant, DEMO_TENANT) is None:
+                    session.add(
+                        Tenant(name=DEMO_TENANT, title="", disabled=False, created_at=now_ms())
+                    )
+        except DatabaseDownError as error:
+            raise StackError(f"DATABASE_URL: {error}") from None
+        finally:
+            database.close()
 
     def _start_worker(self, name: str, command: list[str]) -> None:
         self._supervisor.start(

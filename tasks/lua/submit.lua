@@ -15,7 +15,9 @@
 -- ARGV[19] '1': a job of the same idempotency key is the answer; '': the key is given anew
 -- ARGV[20...] flat fields of the record
 -- Returns {'created', created_at, deadline_at, place in the tenant's queue, tenants waiting},
--- {'exists', id}, {'conflict', id, state} or {'full', which, count}
+-- {'exists', id}, {'conflict', id, state}, {'full', which, count, seconds to drain}, {'cold'} or
+-- {'refused', JSON} (see `admit` in spend.lua)
+local FIELDS = 20 -- where the fields of the record begin in ARGV
 local id, tenant, lane = ARGV[3], ARGV[4], ARGV[5]
 local idempotency, body = ARGV[7], ARGV[8]
 local record = key('job', id)
@@ -44,9 +46,20 @@ if final == '' then
   for _, name in ipairs({'high', 'normal', 'low'}) do
     waiting = waiting + redis.call('ZCARD', key('ready', name))
   end
-  if waiting >= tonumber(ARGV[10]) then return {'full', 'all', waiting} end
+  if waiting >= tonumber(ARGV[10]) then
+    return {'full', 'all', waiting, seconds_to_drain(tonumber(ARGV[10]))}
+  end
   local open = tonumber(redis.call('HGET', key('open'), tenant) or '0')
-  if open >= tonumber(ARGV[11]) then return {'full', 'tenant', open} end
+  if open >= tonumber(ARGV[11]) then
+    return {'full', 'tenant', open, seconds_to_drain(tonumber(ARGV[11]))}
+  end
+  local given = {}
+  for i = FIELDS, #ARGV, 2 do given[ARGV[i]] = ARGV[i + 1] end
+  if given.reserve_nano then
+    local refusal = admit(tenant, given.user, lane, tonumber(given.reserve_nano),
+      tonumber(given.reserve_tokens))
+    if refusal then return refusal end
+  end
 end
 
 if idempotency ~= '' then
@@ -57,7 +70,7 @@ end
 local deadline = now + tonumber(ARGV[6])
 redis.call('HSET', record, 'id', id, 'tenant', tenant, 'lane', lane, 'state', 'queued',
   'rank', int(now_us), 'created_at', int(now), 'ready_at', int(now), 'deadline_at', int(deadline),
-  'fence', '0', 'attempt', '0', unpack(ARGV, 20))
+  'fence', '0', 'attempt', '0', unpack(ARGV, FIELDS))
 if ARGV[17] == '1' then
   local list = key('jobs', tenant)
   redis.call('ZADD', list, int(now), id)

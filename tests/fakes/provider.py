@@ -161,7 +161,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/_count":
-            self._answer(200, json.dumps({"count": self.owner.count, "left": self.owner.left}).encode())
+            self._answer(
+                200, json.dumps({"count": self.owner.count, "left": self.owner.left}).encode()
+            )
             return
         behaviour = self.owner.behaviour
         if behaviour.mode == "status":

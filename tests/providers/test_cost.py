@@ -7,9 +7,9 @@ import logging
 import pytest
 
 from config.catalogue import Price, ProviderConfig, load_catalogue
+from tasks import cost as cost_module
+from tasks.cost import cost
 from tasks.inference import Message, Usage
-from workers.providers import cost as cost_module
-from workers.providers.cost import cost
 from workers.providers.registry import build_providers, credentials_from
 from workers.providers.tokens import IMAGE_TOKENS, estimate_tokens
 

@@ -81,7 +81,7 @@ class SemanticCache:
         """The stored answer that serves `prompt`, or None.
 
         Without a `request` the prompt stands alone, with default parameters. `threshold` is a
-        cosine similarity; the request's own goes before it, the policy's (0.85) comes last.
+        cosine similarity; the request's own goes before it, the policy's comes last.
         """
         asked = request or InferenceSubmission(prompt=prompt)
         lookup = self.read(asked, pool=pool, revision=revision, tools=tools)

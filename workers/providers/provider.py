@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 import orjson
 
 from config.catalogue import ModelSpec, ProviderSpec
+from tasks.cost import cost
 from tasks.inference import GenerationParams, Message, Usage
 from workers.providers.base import CallLimits, Completion, ProviderStatus
-from workers.providers.cost import cost
 from workers.providers.dialect import Answer, Call, Dialect
 from workers.providers.errors import (
     BadRequest,
