@@ -17,6 +17,8 @@ from prometheus_client.registry import Collector
 
 from tasks.breakers import read_breakers, target_key
 from tasks.cache_stats import read_usage
+from tasks.inference import Priority
+from tasks.jobs import JobState
 from tasks.ledger import Ledger
 from tasks.scaler_metrics import ScalerCollector
 
@@ -119,12 +121,13 @@ class StateCollector(Collector):
         ended = CounterMetricFamily(
             "inferenceflow_jobs_ended", "Jobs that ended.", labels=["priority", "state"]
         )
-        for field, amount in found.items():
-            name, lane, *state = field.decode().split(":")
-            if name == "ended":
-                ended.add_metric([lane, *state], float(amount))
-            elif name in counters:
-                counters[name].add_metric([lane], float(amount))
+        # Zeros too: a rate sees a counter's first step only if it was there before.
+        for lane in Priority:
+            for name, family in counters.items():
+                family.add_metric([lane], float(found.get(f"{name}:{lane}".encode(), 0)))
+            for state in filter(lambda one: one.terminal, JobState):
+                amount = float(found.get(f"ended:{lane}:{state}".encode(), 0))
+                ended.add_metric([lane, state], amount)
         dead = _gauge("jobs_dead", "Jobs of the last 30 days given up after their last attempt.")
         dead.add_metric([], float(self._redis.zcard(self._ledger.key("dead"))))
         return [*counters.values(), ended, dead]
