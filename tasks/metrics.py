@@ -223,6 +223,6 @@ class WebhookMetrics:
         )
 
     def record_webhook_delivery(self, outcome: str, seconds: float) -> None:
-        """One attempt: `delivered`, `failed` (tried again later), `gave_up` or `refused`."""
+        """One attempt: `delivered`, `retry`, `failed` (given up) or `gone`."""
         self._deliveries.labels(outcome).inc()
         self._seconds.observe(seconds)

@@ -88,7 +88,7 @@ function providers(data) {
       : circuits.some((one) => one.state === "half_open") ? { text: "half open", shade: "warn" }
         : circuits.length ? { text: "closed", shade: "good" } : "not used";
   show("providers", table(
-    ["Provider", "circuit", "#answers in 1 h", "#P95", "#errors"],
+    ["Provider", "circuit", "#answers", "#P95", "#errors"],
     data.data.map((one) => {
       const errors = Object.values(one.errors).reduce((sum, count) => sum + count, 0);
       return [one.name, worst(one.circuits), one.latency_seconds.count, seconds(one.latency_seconds.p95),
@@ -126,12 +126,13 @@ function scaler(data) {
     const log = (data.log?.[name] ?? []).filter((one) => one.forecast).reverse();
     if (log.length < 2) continue;
     const of = (key) => log.map((one) => one.forecast[key] ?? null);
-    nodes.push(el("p", `${name}: work arriving (solid), forecast (blue), its upper quantile (dashed)`, "note"));
-    nodes.push(lines(log.map((one) => one.at), [
+    const plot = document.createElement("figure");
+    plot.append(el("figcaption", `${name}: work arriving (solid), forecast (blue), its upper quantile (dashed)`, "note"), lines(log.map((one) => one.at), [
       { name: "arriving", shade: "actual", values: of("actual") },
       { name: "forecast", shade: "p50", values: of("p50") },
       { name: "upper quantile", shade: "upper", values: of("upper") },
     ]));
+    nodes.push(plot);
   }
   show("scaler", ...nodes);
 }
