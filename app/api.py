@@ -21,20 +21,24 @@ from werkzeug.wrappers import Response
 
 from app.identity import authenticate, authorize, init_identity
 from app.limits import init_limits
+from app.observing import init_observing
 from app.problems import Problem, ProblemDocument, register_error_handlers, validation_problem
 from app.routes.admin import admin_api
 from app.routes.allowances import allowances_api
 from app.routes.auth import auth_api
 from app.routes.batch import batch_api
 from app.routes.cache import cache_api
+from app.routes.console import console_api
 from app.routes.files import files_api
 from app.routes.health import health_api, release
 from app.routes.inference import jobs_api
+from app.routes.metrics import metrics_api
 from app.routes.openai_batches import batches_api
 from app.routes.openai_chat import chat_api
 from app.routes.openai_models import models_api
 from app.routes.openai_responses import responses_api
 from app.routes.openai_webhooks import webhook_endpoints_api
+from app.routes.state import state_api
 from app.routes.streams import streams_api
 from app.routes.usage import usage_api
 from app.routes.webhooks import webhooks_api
@@ -53,7 +57,7 @@ SUBMITTING = (  # endpoints that bring work
     "responses.create_response",
     "auth.issue_token",  # each a costly hash
 )
-PUBLIC = ("/v1/health", "/v1/auth/", "/docs", "/openapi.json")
+PUBLIC = ("/v1/health", "/v1/metrics", "/v1/auth/", "/docs", "/openapi.json")
 
 
 PAGE_HEADERS = {
@@ -106,6 +110,7 @@ def create_app(settings: Settings) -> API:
     current = make_services(settings)
     app.extensions["inferenceflow"] = current
 
+    init_observing(app, current)
     app.before_request(_begin)
     init_identity(app, settings)
     app.before_request(_authenticate)
@@ -124,6 +129,9 @@ def create_app(settings: Settings) -> API:
     app.register_api(responses_api)
     app.register_api(models_api)
     app.register_api(health_api)
+    app.register_api(metrics_api)
+    app.register_api(state_api)
+    app.register_blueprint(console_api)
     app.register_api(auth_api)
     app.register_api(admin_api)
     app.register_api(allowances_api)

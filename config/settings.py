@@ -143,6 +143,15 @@ class Settings(BaseSettings):
     prometheus_port: int = Field(
         default=9464, ge=0, le=65535, description="Metrics of the first worker; 0: none."
     )
+    prometheus_host: str = Field(
+        default="127.0.0.1", description="Where a worker serves its metrics; 0.0.0.0: everywhere."
+    )
+    metrics_token: SecretStr | None = Field(
+        default=None, description="Asked for by /v1/metrics as a bearer token, if set."
+    )
+    metrics_tenants: int = Field(
+        default=50, ge=0, le=1_000, description="Tenants with a label of their own in metrics."
+    )
     heartbeat_file: Path | None = Field(
         default=None, description="Touched while a worker is healthy, for its liveness probe."
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import redis
+from prometheus_client import CollectorRegistry
 
 from config.catalogue import Catalogue, ProviderConfig, load_catalogue
 from config.settings import Settings, settings
@@ -18,6 +19,8 @@ from tasks.control import Control
 from tasks.database import Database
 from tasks.files import FileStore
 from tasks.ledger import Ledger
+from tasks.metrics import Metrics
+from tasks.recent import Recent
 from tasks.redis_client import connect
 from tasks.streams import JobStreams
 from workers.cache.cache import SemanticCache
@@ -54,6 +57,8 @@ class WorkerContext:
     flights: SingleFlight
     control: Control
     router: Router
+    registry: CollectorRegistry
+    metrics: Metrics
     batches: Batches
     files: FileStore
     accounts: Accounts
@@ -86,6 +91,10 @@ def context() -> WorkerContext:
     worker = f"{socket.gethostname()}:{os.getpid()}"
     leases = LeaseKeeper(ledger, current.lease_seconds)
     CancelListener(client, ledger.key("worker", worker), leases.lose).start()
+    registry = CollectorRegistry()
+    metrics = Metrics(
+        Recent(client, current.key_prefix), registry=registry, tenants=current.metrics_tenants
+    )
     cache_client = connect(current.cache_url, timeout=CACHE_TIMEOUT_SECONDS)
     cache_prefix = f"{current.key_prefix}cache"
     answers = SemanticCache(
@@ -95,6 +104,7 @@ def context() -> WorkerContext:
         prefix=cache_prefix,
         policy=configured_policy(current),
         max_bytes=current.cache_max_bytes,
+        on_event=metrics.record_cache_event,
     )
     judge = ShadowJudge(
         answers,
@@ -109,8 +119,13 @@ def context() -> WorkerContext:
     router = Router(
         catalogue,
         build_providers(catalogue, credentials(current, catalogue)),
-        SharedState(client, prefix=f"{current.key_prefix}router:"),
+        SharedState(
+            client,
+            prefix=f"{current.key_prefix}router:",
+            on_fallback=metrics.record_router_fallback,
+        ),
         embed=embedder.embed,
+        on_attempt=metrics.record_attempt,
     )
     return WorkerContext(
         settings=current,
@@ -127,4 +142,6 @@ def context() -> WorkerContext:
         batches=Batches(client, current.key_prefix),
         files=FileStore(client, current.key_prefix, current.files_url),
         accounts=Accounts(client, current.key_prefix, Database(current.database_url)),
+        registry=registry,
+        metrics=metrics,
     )

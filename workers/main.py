@@ -6,6 +6,7 @@ from celery.signals import worker_init
 
 import workers.heartbeat  # noqa: F401 - connects itself
 from tasks.celery_app import celery_app
+from workers.metrics_server import serve_metrics
 
 __all__ = ["celery_app"]
 
@@ -15,4 +16,5 @@ def _warm_up(**_: object) -> None:
     """Load models and catalogue before the first job, which would otherwise wait for them."""
     from workers.context import context
 
-    context()
+    current = context()
+    serve_metrics(current.settings, current.registry)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 
 import click
 
@@ -13,9 +15,10 @@ from config.settings import settings
 @click.command()
 def api() -> None:
     """Serve the HTTP API."""
-    from app.server import serve
-
-    serve(settings())
+    if settings().api_workers > 1 and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        # Read by prometheus-client when it is imported, which has happened here.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="inferenceflow-metrics-")
+    os.execv(sys.executable, [sys.executable, "-m", "app.server"])  # noqa: S606 - our own
 
 
 @click.command()

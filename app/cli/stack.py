@@ -79,7 +79,9 @@ def up(**options: Any) -> None:
     with running_stack(StackOptions(**options), console) as (stack, token):
         console.print(
             f"\n[bold green]Ready.[/]  API {stack.url}   docs {stack.url}/docs   "
-            f"Flower http://127.0.0.1:{stack.options.flower_port}\n\n"
+            f"console {stack.url}/console\n"
+            f"Flower http://127.0.0.1:{stack.options.flower_port}   "
+            f"user admin, password {stack.flower_password}\n\n"
             f"token ({TOKEN_DAYS} days): {token}\n\n"
             f"curl -s '{stack.url}/v1/inference?wait=30' \\\n"
             f"  -H 'Authorization: Bearer {token}' \\\n"

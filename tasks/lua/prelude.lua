@@ -19,6 +19,8 @@
 -- events                  stream  other things that webhooks tell of: ends of batches, budgets
 -- batch:{id} and so on            batches: see tasks/batches.py
 -- stream:{id}             stream  what the client sees of a streamed answer
+-- totals                  hash    what ever happened, for metrics: submitted:{lane}, retried:{lane},
+--                                 deferred:{lane}, recovered:{lane}, ended:{lane}:{state}
 -- broker:inference.{lane} list    Celery messages; each is a hint that a job of the lane is ready
 --
 -- ARGV[1] key prefix, ARGV[2] the Celery message with @ID@ and @LANE@ to fill in.
@@ -118,6 +120,10 @@ local function outbox_fields(id, lane)
   return flat
 end
 
+local function total(...)
+  redis.call('HINCRBY', key('totals'), table.concat({...}, ':'), 1)
+end
+
 -- The one place where a job ends. `fields` is a flat list to write with it.
 local function finish(id, state, fields)
   local record = key('job', id)
@@ -136,6 +142,7 @@ local function finish(id, state, fields)
   redis.call('PEXPIRE', record, job[5])
   redis.call('ZREM', key('due'), id)
   decrement('open', tenant)
+  total('ended', lane, state)
   local stream = key('stream', id)
   if redis.call('EXISTS', stream) == 1 then
     redis.call('XADD', stream, '*', 'event', 'end', 'data', state)

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import redis
+from prometheus_client import CollectorRegistry
 
 from config.settings import Settings, settings
 from tasks.deliveries import Deliveries
 from tasks.egress import AllowList
+from tasks.metrics import WebhookMetrics
 from tasks.redis_client import connect
 from tasks.webhooks import Webhooks
 from workers.webhooks.egress import WebhookSender
@@ -26,6 +28,8 @@ class WebhookContext:
     webhooks: Webhooks
     deliveries: Deliveries
     sender: WebhookSender
+    registry: CollectorRegistry
+    metrics: WebhookMetrics
 
 
 @cache
@@ -37,6 +41,7 @@ def webhook_context() -> WebhookContext:
         timeout=REDIS_TIMEOUT_SECONDS,
         pool_size=current.webhook_concurrency + 16,
     )
+    registry = CollectorRegistry()
     return WebhookContext(
         settings=current,
         redis=client,
@@ -45,4 +50,6 @@ def webhook_context() -> WebhookContext:
         sender=WebhookSender(
             AllowList(current.webhook_allow_hosts), current.webhook_timeout_seconds
         ),
+        registry=registry,
+        metrics=WebhookMetrics(registry),
     )

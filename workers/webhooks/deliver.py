@@ -56,6 +56,7 @@ def _deliver(current: WebhookContext, claimed: Claimed) -> None:
         next_at=next_at,
         disable_seconds=current.settings.webhook_disable_seconds,
     )
+    current.metrics.record_webhook_delivery(outcome, posted.latency_ms / 1000)
     logger.info(
         "webhook sent" if outcome == "delivered" else "webhook not delivered",
         extra={
