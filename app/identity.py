@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from flask import Flask, current_app, g
+from flask import Flask, current_app, g, request
 from flask_jwt_extended import (
     JWTManager,
     create_access_token,
@@ -23,6 +23,7 @@ from pydantic import SecretStr
 
 from app.problems import Problem
 from app.scopes import SCOPES, USER_SCOPES, needed_scope, scopes_of
+from app.verified import VerifiedTokens
 from config.settings import Settings
 
 ALGORITHM = "HS256"
@@ -68,6 +69,7 @@ def init_identity(app: Flask, settings: Settings) -> None:
         PROPAGATE_EXCEPTIONS=False,
     )
     manager = JWTManager(app)
+    app.extensions["verified_tokens"] = VerifiedTokens[Caller]()
 
     @manager.decode_key_loader
     def _decode_key(headers: dict[str, Any], _claims: dict[str, Any]) -> str:
@@ -116,7 +118,23 @@ def mint_token(
 
 
 def authenticate() -> Caller:
-    """The caller of this request. Raises Problem 401, each cause with words of its own."""
+    """The caller of this request. Raises Problem 401, each cause with words of its own.
+
+    The signature of a token is checked when it is first seen, its revocation every time.
+    """
+    tokens: VerifiedTokens[Caller] = current_app.extensions["verified_tokens"]
+    credentials = request.headers.get("Authorization", "")
+    known = tokens.find(credentials)
+    if known is None:
+        known = _verify()
+        tokens.keep(credentials, *known)
+    who, claims = known
+    if current_app.extensions["inferenceflow"].revocations.refused(claims):
+        raise _unauthorized("token-revoked", "The token was revoked. Get a new one.")
+    return who
+
+
+def _verify() -> tuple[Caller, Mapping[str, Any]]:
     try:
         verified = verify_jwt_in_request()
     except ExpiredSignatureError:
@@ -135,15 +153,14 @@ def authenticate() -> Caller:
     user, tenant, role = claims["sub"], claims.get("tenant"), claims.get("role")
     if not (_is_name(user) and _is_name(tenant) and role in ROLES):
         raise _unauthorized("token-invalid", "The token lacks a valid `sub`, `tenant` or `role`.")
-    if current_app.extensions["inferenceflow"].revocations.refused(claims):
-        raise _unauthorized("token-revoked", "The token was revoked. Get a new one.")
-    return Caller(
+    who = Caller(
         user=str(user),
         tenant=str(tenant),
         role=str(role),
         token_id=claims["jti"],
         scopes=scopes_of(str(role), claims.get("scope")),
     )
+    return who, claims
 
 
 def authorize(who: Caller, method: str, path: str) -> None:

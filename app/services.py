@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import cast
 
 import redis
 from flask import current_app
+from prometheus_client import CollectorRegistry
 
+from app.repeats import Repeats
 from app.revocation import Revocations
 from app.waiting import WaitHub
 from config.catalogue import Catalogue, load_catalogue
@@ -20,7 +23,9 @@ from tasks.deliveries import Deliveries
 from tasks.egress import AllowList
 from tasks.files import FileStore
 from tasks.ledger import Ledger
+from tasks.metrics import Metrics
 from tasks.prices import Prices, load_prices
+from tasks.recent import Recent
 from tasks.redis_client import connect
 from tasks.replication import Replication
 from tasks.streams import JobStreams
@@ -50,6 +55,9 @@ class Services:
     accounts: Accounts
     revocations: Revocations
     prices: Prices
+    repeats: Repeats
+    registry: CollectorRegistry
+    metrics: Metrics
 
 
 def make_services(settings: Settings) -> Services:
@@ -57,14 +65,16 @@ def make_services(settings: Settings) -> Services:
     client = connect(
         settings.broker_url, timeout=settings.redis_timeout_seconds, retry_timeouts=False
     )
+    cache_client = connect(settings.cache_url, timeout=settings.redis_timeout_seconds)
     database = Database(settings.database_url)
     replication = None
     if settings.durability == "replicated":
         replication = Replication(settings.replication_timeout_seconds)
+    registry = CollectorRegistry()
     return Services(
         settings=settings,
         job_redis=client,
-        cache_redis=connect(settings.cache_url, timeout=settings.redis_timeout_seconds),
+        cache_redis=cache_client,
         ledger=Ledger(client, settings.key_prefix, replication=replication),
         control=Control(
             connect(settings.broker_url, timeout=CONTROL_SECONDS + 1, pool_size=8),
@@ -83,6 +93,13 @@ def make_services(settings: Settings) -> Services:
         database=database,
         accounts=Accounts(client, settings.key_prefix, database),
         revocations=Revocations(client, settings.key_prefix, database),
+        repeats=Repeats(cache_client, settings),
+        registry=registry,
+        metrics=Metrics(
+            Recent(client, settings.key_prefix),
+            registry=None if "PROMETHEUS_MULTIPROC_DIR" in os.environ else registry,
+            tenants=settings.metrics_tenants,
+        ),
     )
 
 

@@ -1,9 +1,13 @@
-"""Taking a request in: check, admit, record. One Redis round trip."""
+"""Taking a request in: check, look for an exact repeat, admit, record.
+
+Redis round trips: 1 for the repeat (see app/repeats.py), 1 for admission and record together.
+"""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import time
 from datetime import UTC, datetime
 
 from flask import g, request
@@ -12,10 +16,12 @@ from app.identity import Caller
 from app.problems import FieldFault, Problem
 from app.services import Services
 from config.catalogue import AUTO, Catalogue
+from tasks.cache_hit import cached_response
 from tasks.egress import ForbiddenURLError, check_url
 from tasks.fingerprint import fingerprint, last_user_text, scope_of, tenant_pool
 from tasks.inference import InferenceRequest, InferenceSubmission
 from tasks.ledger import AccountNotLoadedError, Idempotency, Limits, NewJob, Snapshot, new_job_id
+from tasks.metrics import CACHE
 
 MAX_IDEMPOTENCY_KEY = 255
 RETRY_SECONDS = 3600  # a client library may wait ten minutes for each of a few tries
@@ -112,7 +118,17 @@ def submit(
         user_id=caller.user,
         created_at=datetime.now(UTC),
     )
-    scope = scope_of(submission, pool=tenant_pool(caller.tenant))
+    pool, text = tenant_pool(caller.tenant), last_user_text(submission)
+    name = fingerprint(scope_of(submission, pool=pool), text)
+    looked = time.monotonic()
+    hit = services.repeats.find(submission, text, name, pool)
+    answer, cache_ms = None, 0
+    if hit is not None:
+        seconds = time.monotonic() - looked
+        cache_ms = round(seconds * 1000)
+        answer = cached_response(
+            hit, latency=seconds, request_id=g.request_id, metadata=submission.metadata
+        )
     deadline = submission.deadline_seconds or settings.default_deadline_seconds
     prompt_chars = len(submission.prompt or "") + sum(
         len(message.text) for message in submission.messages or ()
@@ -122,7 +138,7 @@ def submit(
         user=caller.user,
         lane=submission.priority,
         request=asked.model_dump_json(exclude_defaults=True).encode(),
-        fingerprint=fingerprint(scope, last_user_text(submission)),
+        fingerprint=name,
         request_id=g.request_id,
         deadline_seconds=deadline,
         retention_seconds=retention_seconds or settings.job_retention_seconds,
@@ -133,9 +149,19 @@ def submit(
         idempotency=idempotency(caller, body),
         surface=surface,
         webhook_url=submission.webhook_url,
-        reserve=services.prices.reserve(submission) if settings.budgets_enabled else None,
+        reserve=services.prices.reserve(submission)
+        if settings.budgets_enabled and answer is None
+        else None,
+        result=answer.model_dump_json().encode() if answer else None,
+        cache_ms=cache_ms,
     )
-    return record(services, job, channel=channel, job_id=job_id)
+    snapshot, created = record(services, job, channel=channel, job_id=job_id)
+    if hit is not None and created:
+        services.repeats.uses.add(pool, {}, hit)
+        services.metrics.increment_cache_hit()
+        services.metrics.record_job_end("succeeded")
+        services.metrics.record_request_latency(time.perf_counter() - g.began, CACHE)
+    return snapshot, created
 
 
 def record(
@@ -179,6 +205,8 @@ def submit_and_wait(
             surface=surface,
             retention_seconds=retention_seconds,
         )
+        if created and snapshot.job.state.terminal:  # an exact repeat
+            return snapshot, True
         if created:
             return hub.wait(
                 services.ledger, job_id, caller.tenant, seconds, event, registered=True

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import redis
 
+from tasks.cache_policy import CachePolicy
 from tasks.exact_cache import Answer
 from tasks.fingerprint import scope_of, tenant_pool
 from tasks.inference import InferenceSubmission
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import load_embedder
 from workers.cache.evaluate import read_pairs
-from workers.cache.policy import CachePolicy
 from workers.cache.scratch_redis import scratch_redis
 from workers.cache.semantic import VECTOR, partition_of
 from workers.cache.verifier import load_verifier

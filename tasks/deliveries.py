@@ -116,7 +116,13 @@ class Deliveries:
         return script(args=[self._prefix, "", *args])
 
     def add(
-        self, event_id: str, *, endpoint: str, tenant: str, event_type: str, payload: bytes,
+        self,
+        event_id: str,
+        *,
+        endpoint: str,
+        tenant: str,
+        event_type: str,
+        payload: bytes,
         once: bool = False,
     ) -> str:
         """Note a message to be delivered at once; repeated, it changes nothing. Returns its id."""
@@ -132,9 +138,7 @@ class Deliveries:
         reply = self._call(self._claim, round(lease_seconds * 1000), per_endpoint, per_tenant)
         if not reply:
             return None
-        record, endpoint = (
-            dict(zip(flat[::2], flat[1::2], strict=True)) for flat in reply
-        )
+        record, endpoint = (dict(zip(flat[::2], flat[1::2], strict=True)) for flat in reply)
         return Claimed(Delivery.from_record(record), endpoint[b"url"].decode(), endpoint)
 
     def settle(

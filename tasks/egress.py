@@ -11,10 +11,25 @@ import socket
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from requests_hardened.ip_filter import EXTRA_BLOCKED_NET_RANGES
-
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 MAX_URL_CHARS = 2_048
+
+# Beside what Python knows as not global. A test compares them with requests-hardened, which the
+# API does not load: it would bring `requests` with it.
+_INDIRECT = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "100.64.0.0/10",  # carrier-grade NAT, used inside clouds
+        "192.0.0.0/24",  # protocol assignments
+        "192.88.99.0/24",  # 6to4 relays
+        "64:ff9b::/96",  # NAT64: leads to any IPv4 address
+        "64:ff9b:1::/48",  # local NAT64
+        "2001:20::/28",  # ORCHIDv2
+        "2002::/16",  # 6to4: leads to any IPv4 address
+        "3fff::/20",  # documentation
+        "5f00::/16",  # segment routing
+    )
+)
 
 
 class ForbiddenURLError(ValueError):
@@ -48,7 +63,7 @@ def is_public(address: Address) -> bool:
     return (
         address.is_global
         and not address.is_multicast
-        and not any(address in network for network in EXTRA_BLOCKED_NET_RANGES)
+        and not any(address in network for network in _INDIRECT)
     )
 
 

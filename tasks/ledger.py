@@ -124,6 +124,7 @@ class NewJob:
     listed: bool = True
     # An answer that is already known: the job is recorded as ended and never queued.
     result: bytes | None = None
+    cache_ms: int = 0  # that finding it took
     # What to hold of the budgets until the job ends; None: neither budgets nor account limits.
     reserve: Reserve | None = None
     # Beside the request: what another shape of the public interface has to show again.
@@ -236,6 +237,7 @@ class Ledger:
             fields += ["traceparent", job.traceparent]
         if job.result is not None:
             fields += ["result", job.result, "bill", Bill.of(job.result).dump()]
+            fields += ["cache_ms", job.cache_ms]
         elif job.reserve is not None:
             fields += ["reserve_nano", job.reserve.nano, "reserve_tokens", job.reserve.tokens]
         if job.surface is not None:
@@ -435,9 +437,9 @@ def _accepted(
             not_before=None,
             worker=None,
             queued_ms=0,
-            cache_ms=0,
+            cache_ms=job.cache_ms,
             provider_ms=0,
-            total_ms=0 if ended else None,
+            total_ms=job.cache_ms if ended else None,
             result=job.result,
             error=None,
             attempts=None,

@@ -14,6 +14,7 @@ from config.catalogue import Catalogue, ProviderConfig, load_catalogue
 from config.settings import Settings, settings
 from tasks.accounts import Accounts
 from tasks.batches import Batches
+from tasks.cache_policy import configured_policy
 from tasks.control import Control
 from tasks.database import Database
 from tasks.files import FileStore
@@ -24,7 +25,6 @@ from tasks.redis_client import connect
 from tasks.streams import JobStreams
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import load_embedder
-from workers.cache.policy import CachePolicy
 from workers.cache.shadow import ShadowJudge, ShadowPolicy
 from workers.cache.verifier import load_verifier
 from workers.cancellations import CancelListener
@@ -102,12 +102,7 @@ def context() -> WorkerContext:
         embedder,
         load_verifier(),
         prefix=cache_prefix,
-        policy=CachePolicy(
-            threshold=current.similarity_threshold,
-            verifier_bar=current.cache_verifier_bar,
-            ttl=current.cache_ttl,
-            semantic=current.cache_semantic,
-        ),
+        policy=configured_policy(current),
         max_bytes=current.cache_max_bytes,
         on_event=metrics.record_cache_event,
     )

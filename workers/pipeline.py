@@ -11,12 +11,14 @@ from datetime import UTC, datetime
 
 import orjson
 
+from tasks.cache_hit import CacheHit, cached_response
 from tasks.exact_cache import Answer
-from tasks.fingerprint import last_user_text, tenant_pool
+from tasks.fingerprint import tenant_pool
 from tasks.inference import Attempt, InferenceRequest, InferenceResponse, Usage
 from tasks.jobs import Job, JobState
 from tasks.metrics import CACHE
-from workers.cache.hit import CacheHit
+from workers.cache.cache import Found
+from workers.cache.hit import Lookup
 from workers.context import WorkerContext
 from workers.lease import Lease
 from workers.providers.base import CallLimits, Completion
@@ -66,13 +68,13 @@ def run_job(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
     request = job.parsed_request()
     stream = current.streams.open(job, lease) if request.stream else None
     lookup = current.cache.read(request, pool=tenant_pool(job.tenant))
-    hit = current.cache.look_up([lookup])[0]
-    cache_ms = _milliseconds(started)
+    found = current.cache.search([lookup])[0]
+    hit, cache_ms = found.hit, _milliseconds(started)
     if hit is not None:
         current.shadow.consider(hit, lookup, request)
         response = _from_cache(job, request, hit, started)
         return Ended(JobState.SUCCEEDED, result=_dump(response), cache_ms=cache_ms, provider=CACHE)
-    call = _Call(current, job, lease, request, stream, started, cache_ms)
+    call = _Call(current, job, lease, request, stream, started, cache_ms, lookup, found)
     if not lookup.plan.exact:  # each such request wants an answer of its own
         return call.ask()
     joined = current.flights.try_lead(
@@ -100,6 +102,8 @@ class _Call:
     stream: StreamWriter | None
     started: float
     cache_ms: int
+    lookup: Lookup
+    found: Found
 
     def lead(self, lead: Lead) -> Outcome:
         """Ask for all that want the same now, and wake them when the answer is there."""
@@ -146,11 +150,11 @@ class _Call:
             completion.first_token_seconds,
         )
         response = _from_provider(job, self.request, completion, plan.notice, self.started)
-        current.cache.cache_response(
-            last_user_text(self.request),
+        current.cache.store_answer(
+            self.lookup,
             _answer(completion, provider_ms / 1000),
-            request=self.request,
-            pool=tenant_pool(job.tenant),
+            self.found.vector,
+            generations=self.found.generations,
         )
         return Ended(
             JobState.SUCCEEDED,
@@ -233,21 +237,10 @@ def _from_provider(
 def _from_cache(
     job: Job, request: InferenceRequest, hit: CacheHit, started: float
 ) -> InferenceResponse:
-    answer = hit.answer
-    return InferenceResponse(
-        response=answer.text,
-        provider=answer.provider,
-        model=answer.model,
-        finish_reason="stop",  # nothing else is stored
+    return cached_response(
+        hit,
         latency=_latency(job, started),
-        tokens_used=0,
-        usage=Usage(),
-        cost=0.0,
-        saved=hit.saved_cost,
-        cache_hit=True,
-        cache={**hit.as_response_field(), "entry": hit.fingerprint},
         request_id=job.request_id,
-        created_at=datetime.now(UTC),
         metadata=request.metadata,
     )
 

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import redis
 
+from tasks.cache_hit import CacheHit
 from tasks.exact_cache import Answer
 from tasks.inference import InferenceRequest
-from workers.cache.hit import CacheHit, Lookup
+from workers.cache.hit import Lookup
 from workers.cache.shadow import ShadowJudge
 from workers.providers.base import CallLimits
 from workers.providers.errors import ProviderError

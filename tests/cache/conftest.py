@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import redis
 
+from tasks.cache_policy import CachePolicy
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder, load_embedder
-from workers.cache.policy import CachePolicy
 from workers.cache.scratch_redis import scratch_redis
 from workers.cache.verifier import OnnxVerifier, Verdict
 

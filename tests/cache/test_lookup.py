@@ -9,13 +9,13 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tasks.cache_policy import CachePolicy, plan
 from tasks.exact_cache import Answer
 from tasks.fingerprint import Scope, shared_pool, tenant_pool
 from tasks.inference import InferenceRequest, InferenceSubmission, Message
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder
 from workers.cache.hit import Lookup
-from workers.cache.policy import CachePolicy, plan
 from workers.cache.semantic import partition_of
 from workers.cache.verifier import Verdict, Verifier
 

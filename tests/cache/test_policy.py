@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from tasks.cache_policy import CachePolicy, plan, volatility
 from tasks.inference import InferenceSubmission, Message
-from workers.cache.policy import CachePolicy, plan, volatility
 
 
 def decide(policy: CachePolicy | None = None, tools: bool = False, **values: object):

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 import redis
 
+from tasks.cache_hit import CacheHit
 from tasks.exact_cache import Answer
 from tasks.fingerprint import tenant_pool
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder
-from workers.cache.hit import CacheHit
 from workers.cache.shadow import ShadowJudge, ShadowPolicy, same_answer
 
 POOL = tenant_pool("")

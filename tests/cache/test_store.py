@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import redis
 
+from tasks.cache_policy import CachePolicy
 from tasks.exact_cache import Answer
 from tasks.fingerprint import tenant_pool
 from tasks.inference import InferenceSubmission
 from workers.cache.cache import SemanticCache
-from workers.cache.policy import CachePolicy
 
 MakeCache = Callable[..., SemanticCache]
 

@@ -260,3 +260,19 @@ def test_refused_batches(
     problem = answer.get_json(force=True)
     assert (answer.status_code, problem["type"].rpartition(":")[2]) == (status, kind), problem
     assert client.get("/v1/batch", headers=headers).get_json(force=True)["data"] == []
+
+
+def test_a_token_that_only_reads_gets_no_secret(web: Web) -> None:
+    client, headers = web
+    settings = client.application.extensions["inferenceflow"].settings
+    path = "/v1/webhooks/default-secret"
+    assert client.get(path, headers=headers).status_code == 200
+    with client.application.app_context():
+        token = mint_token(
+            settings,
+            user="bob",
+            tenant="acme",
+            expires=timedelta(hours=1),
+            scopes=["jobs:read"],
+        )
+    assert client.get(path, headers={"Authorization": f"Bearer {token}"}).status_code == 403

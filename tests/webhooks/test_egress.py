@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 import pytest
+from requests_hardened.ip_filter import EXTRA_BLOCKED_NET_RANGES
 
 from tasks.egress import AllowList, ForbiddenURLError, check_url, is_public
 from tests.webhooks.receiver import Answer, Receiver
@@ -37,6 +38,12 @@ def test_private_addresses(address: str) -> None:
     host = f"[{address}]" if ":" in address else address
     with pytest.raises(ForbiddenURLError, match="not public"):
         check_url(f"https://{host}/hook", NOBODY, resolve=False)
+
+
+@pytest.mark.parametrize("network", EXTRA_BLOCKED_NET_RANGES, ids=str)
+def test_what_the_library_refuses_is_refused(network: Any) -> None:
+    assert not is_public(network[0])
+    assert not is_public(network[-1])
 
 
 @pytest.mark.parametrize("address", PUBLIC)

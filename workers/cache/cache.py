@@ -11,7 +11,10 @@ from typing import Any, Literal, cast
 
 import redis
 
+from tasks.cache_hit import CacheHit, hit_of
+from tasks.cache_policy import CachePolicy, plan, storable
 from tasks.cache_stats import summary
+from tasks.cache_uses import CacheUses
 from tasks.exact_cache import Answer, Entry, ExactCache, Generations
 from tasks.fingerprint import (
     last_user_text,
@@ -21,18 +24,21 @@ from tasks.fingerprint import (
 from tasks.inference import InferenceRequest, InferenceSubmission
 from workers.cache.embedding import Embedder, Vectors
 from workers.cache.evidence import Evidence, EvidenceBook
-from workers.cache.hit import CacheHit, Lookup, hit_of
-from workers.cache.policy import CachePolicy, plan, storable
+from workers.cache.hit import Lookup
 from workers.cache.semantic import Neighbour, SemanticIndex, partition_of
 from workers.cache.store import AnswerStore
 from workers.cache.verifier import Verdict, Verifier
 
 
 @dataclass
-class _Seen:
-    """What became of one lookup."""
+class Found:
+    """What became of one lookup, and what storing an answer to it need not ask for again."""
 
     hit: CacheHit | None = None
+    vector: Vectors | None = None  # of the text, if it was needed
+    # An answer is stored under the counters of the time when it was wanted: what is invalidated
+    # while a provider works on it stays invalidated.
+    generations: Generations | None = None
     counters: Counter[str] = field(default_factory=Counter)
 
 
@@ -63,6 +69,7 @@ class SemanticCache:
         )
         self.store = AnswerStore(self.exact, self.index, max_bytes=max_bytes)
         self.evidence = EvidenceBook(client, prefix)
+        self.uses = CacheUses(client, prefix)
         self._client = client
         self._index_ready = False
 
@@ -116,7 +123,11 @@ class SemanticCache:
 
     def look_up(self, lookups: Sequence[Lookup]) -> list[CacheHit | None]:
         """The stored answer for each lookup, or None."""
-        seen = [_Seen() for _ in lookups]
+        return [found.hit for found in self.search(lookups)]
+
+    def search(self, lookups: Sequence[Lookup]) -> list[Found]:
+        """As `look_up`, with what `store_answer` can use again."""
+        seen = [Found() for _ in lookups]
         try:
             generations = self._look_exactly(lookups, seen)
             self._look_semantically(lookups, seen, generations)
@@ -127,9 +138,9 @@ class SemanticCache:
         for one in seen:
             for event in one.counters:
                 self._on_event(event)
-        return [one.hit for one in seen]
+        return seen
 
-    def _look_exactly(self, lookups: Sequence[Lookup], seen: list[_Seen]) -> dict[str, Generations]:
+    def _look_exactly(self, lookups: Sequence[Lookup], seen: list[Found]) -> dict[str, Generations]:
         pools = sorted({lookup.scope.pool for lookup in lookups})
         keys = [key for pool in pools for key in self.exact.generation_keys(pool)]
         keys += [self.exact.entry_key(lookup.fingerprint) for lookup in lookups]
@@ -139,6 +150,7 @@ class SemanticCache:
             for i, pool in enumerate(pools)
         }
         for lookup, one, data in zip(lookups, seen, values[2 * len(pools) :], strict=True):
+            one.generations = generations[lookup.scope.pool]
             if lookup.plan.exact:
                 entry = self.exact.read(data, generations[lookup.scope.pool])
                 if entry is not None:
@@ -146,7 +158,7 @@ class SemanticCache:
         return generations
 
     def _look_semantically(
-        self, lookups: Sequence[Lookup], seen: list[_Seen], generations: dict[str, Generations]
+        self, lookups: Sequence[Lookup], seen: list[Found], generations: dict[str, Generations]
     ) -> None:
         verifier = self.verifier
         if verifier is None:
@@ -161,7 +173,8 @@ class SemanticCache:
         vectors = self.embedder.embed([lookup.text for lookup, _ in open_])
         partitions = [partition_of(lookup.scope, self.embedder.build) for lookup, _ in open_]
         found = self.index.nearest(list(zip(partitions, vectors, strict=True)))
-        for (lookup, one), neighbours in zip(open_, found, strict=True):
+        for (lookup, one), vector, neighbours in zip(open_, vectors, found, strict=True):
+            one.vector = vector
             near = [n for n in neighbours if n.similarity >= lookup.plan.threshold]
             if near:
                 self._verify(verifier, lookup, one, near, generations[lookup.scope.pool])
@@ -170,7 +183,7 @@ class SemanticCache:
         self,
         verifier: Verifier,
         lookup: Lookup,
-        one: _Seen,
+        one: Found,
         near: list[Neighbour],
         generations: Generations,
     ) -> None:
@@ -202,23 +215,20 @@ class SemanticCache:
         # A token is at least one character: most texts need no counting.
         return len(text) + 2 <= limit or self.embedder.count_tokens(text) <= limit
 
-    def _record(self, lookups: Sequence[Lookup], seen: list[_Seen]) -> None:
-        with self._client.pipeline(transaction=False) as pipeline:
-            for lookup, one in zip(lookups, seen, strict=True):
-                pool, hit = lookup.scope.pool, one.hit
-                one.counters["miss" if hit is None else f"hit_{hit.layer}"] += 1
-                counted: dict[str, float] = dict(one.counters)
-                if hit is not None:
-                    counted |= {"saved_cost": hit.saved_cost, "saved_seconds": hit.saved_seconds}
-                    self.evidence.rank(pipeline, hit.fingerprint)
-                    self.store.use(
-                        pipeline,
-                        hit.fingerprint,
-                        hit.answer,
-                        lookup.plan.ttl if self.policy.sliding else None,
-                    )
-                self.evidence.count(pipeline, pool, counted)
-            pipeline.execute()
+    def _record(self, lookups: Sequence[Lookup], seen: list[Found]) -> None:
+        sliding = [
+            (lookup, one.hit)
+            for lookup, one in zip(lookups, seen, strict=True)
+            if one.hit is not None and self.policy.sliding
+        ]
+        for lookup, one in zip(lookups, seen, strict=True):
+            self.uses.add(lookup.scope.pool, one.counters, one.hit)
+            one.counters["miss" if one.hit is None else f"hit_{one.hit.layer}"] += 1
+        if sliding:
+            with self._client.pipeline(transaction=False) as pipeline:
+                for lookup, hit in sliding:
+                    self.store.slide(pipeline, hit.fingerprint, lookup.plan.ttl)
+                pipeline.execute()
 
     # Storing
 
@@ -249,8 +259,9 @@ class SemanticCache:
         embedding: Vectors | None = None,
         *,
         tags: Sequence[str] = (),
+        generations: Generations | None = None,
     ) -> bool:
-        """As `cache_response`, for a request that was read already."""
+        """As `cache_response`, for a request that was read, and maybe searched for, already."""
         if not lookup.plan.store or not storable(response):
             return False
         entry = Entry(
@@ -266,7 +277,7 @@ class SemanticCache:
         try:
             vector = self._vector(lookup, embedding)
             partition = partition_of(lookup.scope, self.embedder.build)
-            return self.store.put(entry, partition, vector) >= 0
+            return self.store.put(entry, partition, vector, generations) >= 0
         except redis.RedisError as error:
             self._index_ready = False
             self.exact.failed("store", error)
@@ -352,6 +363,7 @@ class SemanticCache:
 
         `top_entries` and memory are left out for a single pool: they would tell of others.
         """
+        self.uses.flush()
         stats = summary(self.evidence.counters(pool))
         stats["embedder"] = self.embedder.build
         stats["verifier"] = None if self.verifier is None else self.verifier.build

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import redis
 
+from tasks.cache_policy import CachePolicy
 from tasks.exact_cache import Answer
 from tasks.fingerprint import tenant_pool
 from tasks.inference import InferenceSubmission
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder, load_embedder
-from workers.cache.policy import CachePolicy
 from workers.cache.scratch_redis import scratch_redis
 from workers.cache.semantic import partition_of
 from workers.cache.statistics import wilson

@@ -6,9 +6,7 @@ one below the policy's.
     <prefix>:wrong           zset of refused pairs, by time; the oldest are forgotten
     <prefix>:bars            hash fingerprint -> least verifier score for this entry
     <prefix>:pool_bars       hash pool digest -> least verifier score in this pool
-    <prefix>:stats           hash of counters for everybody
-    <prefix>:stats:<pool>    hash of counters of one pool
-    <prefix>:hits            zset fingerprint -> hits, the most used entries
+    and the counters of tasks/cache_uses.py
 """
 
 from __future__ import annotations
@@ -20,11 +18,11 @@ from typing import Any, cast
 
 import redis
 
-from tasks.cache_stats import read_counters, stats_key
+from tasks import cache_uses
+from tasks.cache_stats import read_counters
 from tasks.fingerprint import digest
 
 MOST_WRONG_PAIRS = 100_000
-MOST_RANKED_ENTRIES = 10_000
 
 
 def pair_name(first: str, second: str) -> str:
@@ -47,11 +45,7 @@ class EvidenceBook:
         self.client = client
         self.wrong, self.bars = f"{prefix}:wrong", f"{prefix}:bars"
         self.pool_bars, self.hits = f"{prefix}:pool_bars", f"{prefix}:hits"
-        self.prefix = prefix
-
-    def pool_stats(self, pool: str) -> str:
-        """Where the counters of one pool lie."""
-        return stats_key(self.prefix, pool)
+        self._prefix = prefix
 
     def ask(self, pipeline: Any, pool: str, wanted: str, stored: Sequence[str]) -> None:
         """Queue the reads on `pipeline`: two answers, to be given to `heard`."""
@@ -100,18 +94,11 @@ class EvidenceBook:
 
     def count(self, pipeline: Any, pool: str, counters: dict[str, float]) -> None:
         """Queue counters, for everybody and for the pool."""
-        for key in (stats_key(self.prefix), self.pool_stats(pool)):
-            for name, amount in counters.items():
-                pipeline.hincrbyfloat(key, name, amount)
-
-    def rank(self, pipeline: Any, fingerprint: str) -> None:
-        """Queue one hit of an entry."""
-        pipeline.zincrby(self.hits, 1, fingerprint)
-        pipeline.zremrangebyrank(self.hits, 0, -MOST_RANKED_ENTRIES - 1)
+        cache_uses.count(pipeline, self._prefix, pool, counters)
 
     def counters(self, pool: str | None = None) -> dict[str, float]:
         """The counters of one pool, or of all."""
-        return read_counters(self.client, self.prefix, pool)
+        return read_counters(self.client, self._prefix, pool)
 
     def top(self, count: int) -> list[tuple[str, int]]:
         """The most used entries: (fingerprint, hits)."""

@@ -1,15 +1,12 @@
-"""A request as the cache reads it, and a stored answer that serves it."""
+"""A request as the cache reads it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
 
-from tasks.exact_cache import Answer, Entry
+from tasks.cache_policy import Plan
 from tasks.fingerprint import Scope, fingerprint
-from workers.cache.policy import Plan
-
-Layer = Literal["exact", "semantic"]
 
 
 @dataclass(frozen=True)
@@ -20,50 +17,7 @@ class Lookup:
     scope: Scope
     plan: Plan
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """The exact name of the request."""
         return fingerprint(self.scope, self.text)
-
-
-@dataclass(frozen=True)
-class CacheHit:
-    """A stored answer that serves the request, and why."""
-
-    answer: Answer
-    layer: Layer
-    fingerprint: str  # of the stored entry
-    similarity: float  # cosine; 1.0 for an exact hit
-    verifier_score: float | None  # None for an exact hit
-    age: float  # seconds since the answer was given
-    saved_cost: float  # US dollars
-    saved_seconds: float
-    prompt: str  # the stored prompt
-
-    def as_response_field(self) -> dict[str, Any]:
-        """The `cache` field of an `InferenceResponse`."""
-        return {
-            "layer": self.layer,
-            "similarity": round(self.similarity, 4),
-            "verifier_score": None
-            if self.verifier_score is None
-            else round(self.verifier_score, 4),
-            "age_seconds": round(self.age, 1),
-            "saved_cost": self.saved_cost,
-            "saved_seconds": round(self.saved_seconds, 3),
-        }
-
-
-def hit_of(entry: Entry, layer: Layer, similarity: float, score: float | None) -> CacheHit:
-    """The hit that serving `entry` makes."""
-    return CacheHit(
-        answer=entry.answer,
-        layer=layer,
-        fingerprint=entry.fingerprint,
-        similarity=similarity,
-        verifier_score=score,
-        age=entry.age(),
-        saved_cost=entry.answer.cost,
-        saved_seconds=entry.answer.latency,
-        prompt=entry.prompt,
-    )

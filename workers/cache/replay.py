@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import redis
 
+from tasks.cache_policy import CachePolicy
 from tasks.exact_cache import Answer
 from tasks.fingerprint import normalise, tenant_pool
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder, load_embedder
-from workers.cache.policy import CachePolicy
 from workers.cache.scratch_redis import scratch_redis
 from workers.cache.statistics import wilson
 from workers.cache.verifier import Verifier, load_verifier

@@ -16,11 +16,11 @@ from typing import cast
 
 import redis
 
+from tasks.cache_hit import CacheHit
 from tasks.exact_cache import Answer
 from tasks.fingerprint import digest
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder
-from workers.cache.hit import CacheHit
 from workers.cache.slots import read_slots
 from workers.cache.statistics import wilson
 

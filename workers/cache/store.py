@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from tasks.cache_stats import StoredBytes, read_usage
-from tasks.exact_cache import Answer, Entry, ExactCache, Generations, decode_entry, encode_entry
+from tasks.cache_uses import OVERHEAD, worth_per_use
+from tasks.exact_cache import Entry, ExactCache, Generations, decode_entry, encode_entry
 from workers.cache.embedding import Vectors
 from workers.cache.semantic import VECTOR, SemanticIndex
 
-# Bytes of Redis beside an entry's own: keys, set and index records, the HNSW links.
-OVERHEAD = 900
-LATENCY_WORTH = 1e-5  # US dollars a second; makes answers of free models comparable
 CHUNK = 500
 
 
@@ -37,13 +35,21 @@ class AnswerStore:
         values = cast("list[bytes | None]", self.client.mget(self.exact.generation_keys(pool)))
         return Generations(int(values[0] or 0), int(values[1] or 0))
 
-    def put(self, entry: Entry, partition: str, vector: Vectors | None) -> int:
+    def put(
+        self,
+        entry: Entry,
+        partition: str,
+        vector: Vectors | None,
+        generations: Generations | None = None,
+    ) -> int:
         """Store `entry`; without `vector` it is found by exact lookups only.
+
+        One Redis round trip, and one before it to read the counters unless they are given.
 
         Returns how many other entries were evicted for it, or -1 if it is too large to store.
         Raises redis.RedisError.
         """
-        now = self.generations(entry.pool)
+        now = generations or self.generations(entry.pool)
         entry = replace(entry, generation=now.everyone, pool_generation=now.pool)
         data = encode_entry(entry)
         document: list[bytes | str] = []
@@ -75,14 +81,12 @@ class AnswerStore:
         )
         return int(cast("int", evicted))
 
-    def use(self, pipeline: Any, name: str, answer: Answer, slide: float | None) -> None:
-        """Queue what a hit changes: the entry's worth and, given `slide` seconds, its end."""
-        pipeline.zadd(self.worth, {name: worth_per_use(answer, OVERHEAD)}, incr=True, xx=True)
-        if slide is not None:
-            milliseconds = int(slide * 1000)
-            pipeline.pexpire(self.exact.entry_key(name), milliseconds)
-            pipeline.pexpire(self.index.document_key(name), milliseconds)
-            pipeline.zadd(self.expiry, {name: time.time() + slide}, xx=True)
+    def slide(self, pipeline: Any, name: str, seconds: float) -> None:
+        """Queue that an entry lives `seconds` from now."""
+        milliseconds = int(seconds * 1000)
+        pipeline.pexpire(self.exact.entry_key(name), milliseconds)
+        pipeline.pexpire(self.index.document_key(name), milliseconds)
+        pipeline.zadd(self.expiry, {name: time.time() + seconds}, xx=True)
 
     def remove(self, fingerprints: Sequence[str]) -> int:
         """Remove entries and all records of them; returns how many there were."""
@@ -122,8 +126,3 @@ class AnswerStore:
     def usage(self) -> StoredBytes:
         """What is stored now."""
         return read_usage(self.client, self.exact.prefix)
-
-
-def worth_per_use(answer: Answer, size: int) -> float:
-    """US dollars that one more use saves, per byte."""
-    return (answer.cost + LATENCY_WORTH * answer.latency + 1e-9) / size

@@ -1,0 +1,48 @@
+"""Exact repeats, answered by the API itself: no queue and no worker.
+
+Costs one Redis round trip (MGET on the cache's Redis) for a request that the cache's policy lets be
+looked up, and none for others. Hits are counted in memory and written once a second.
+"""
+
+from __future__ import annotations
+
+import time
+
+import redis
+
+from config.settings import Settings
+from tasks.cache_hit import CacheHit, hit_of
+from tasks.cache_policy import configured_policy, plan
+from tasks.cache_uses import CacheUses
+from tasks.exact_cache import ExactCache
+from tasks.inference import InferenceSubmission
+
+PAUSE_SECONDS = 2.0  # without the cache, after its Redis did not answer
+
+
+class Repeats:
+    """Looks for stored answers to exactly the same request, of the same tenant."""
+
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
+        prefix = f"{settings.key_prefix}cache"
+        self._policy = configured_policy(settings)
+        self._exact = ExactCache(client, prefix, on_failure=self._pause)
+        self._away_until = 0.0
+        self.uses = CacheUses(client, prefix)
+
+    def find(
+        self, submission: InferenceSubmission, text: str, name: str, pool: str
+    ) -> CacheHit | None:
+        """The stored answer to `submission`, whose last user message is `text` and whose
+        fingerprint in `pool` is `name`. None where there is none, or where none may be served.
+        """
+        if time.monotonic() < self._away_until:
+            return None
+        if not plan(submission, text, self._policy).exact:
+            return None
+        entry = self._exact.get(name, pool)
+        return None if entry is None else hit_of(entry, "exact", 1.0, None)
+
+    def _pause(self, operation: str) -> None:
+        if operation != "decode":
+            self._away_until = time.monotonic() + PAUSE_SECONDS
