@@ -1,7 +1,7 @@
 """The cache's counters in Redis: their keys, and how to read them.
 
-Whoever uses the cache writes them (`tasks/cache_uses.py`, `workers/cache/store.lua`); the API
-reads them here, to show them without loading what a cache needs.
+Workers write them (`workers/cache/evidence.py`, `workers/cache/store.lua`); the API reads them
+here, to show them without loading what a cache needs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ from typing import Any, cast
 
 import redis
 
-from tasks.cache_uses import stats_key
+from tasks.fingerprint import digest
+
+
+def stats_key(prefix: str, pool: str | None = None) -> str:
+    """The hash of counters of one pool, or of all pools together."""
+    return f"{prefix}:stats" if pool is None else f"{prefix}:stats:{digest(pool)}"
 
 
 def read_counters(client: redis.Redis, prefix: str, pool: str | None = None) -> dict[str, float]:

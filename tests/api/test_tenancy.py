@@ -6,13 +6,15 @@ not known here fails the test.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
 
-from app.api import API
-from tests.api.conftest import Login
+from app.api import API, create_app
+from tests.api.conftest import Login, make_settings
 
 
 def make_job(client: FlaskClient, headers: dict[str, str]) -> str:
@@ -25,10 +27,30 @@ def make_response(client: FlaskClient, headers: dict[str, str]) -> str:
     return str(client.post("/v1/responses", json=body, headers=headers).json["id"])
 
 
+def make_batch(client: FlaskClient, headers: dict[str, str]) -> str:
+    answer = client.post("/v1/batch", json=[{"prompt": "mine"}], headers=headers)
+    return str(answer.json["id"])
+
+
+def make_file(client: FlaskClient, headers: dict[str, str]) -> str:
+    line = b'{"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {}}'
+    form = {"file": (io.BytesIO(line), "lines.jsonl"), "purpose": "batch"}
+    return str(client.post("/v1/files", data=form, headers=headers).json["id"])
+
+
+def make_endpoint(client: FlaskClient, headers: dict[str, str]) -> str:
+    body = {"url": "http://127.0.0.1:9/hook", "events": ["job.succeeded"]}
+    return str(client.post("/v1/webhooks", json=body, headers=headers).json["id"])
+
+
 # How an object of each kind is made, and an id of the same form that nobody has.
 OBJECTS: dict[str, tuple[Callable[[FlaskClient, dict[str, str]], str], str]] = {
     "job_id": (make_job, "job_" + "0" * 32),
     "response_id": (make_response, "resp_" + "0" * 32),
+    "batch_id": (make_batch, "batch_" + "0" * 32),
+    "file_id": (make_file, "file-" + "0" * 32),
+    "endpoint_id": (make_endpoint, "we_" + "0" * 32),
+    "webhook_endpoint_id": (make_endpoint, "we_" + "0" * 32),
 }
 # Parameters that name nothing of a tenant's, or something of the deployment that only its
 # operators may see.
@@ -48,7 +70,19 @@ def operations(api: API) -> list[tuple[str, str, str]]:
     return found
 
 
-def test_another_tenants_objects_do_not_exist(api: API, client: FlaskClient, login: Login) -> None:
+def test_another_tenants_objects_do_not_exist(
+    redis_url: str, prefix: str, login: Login, tmp_path: Path
+) -> None:
+    api = create_app(
+        make_settings(
+            redis_url,
+            prefix,
+            files_url=f"file://{tmp_path}",
+            webhook_allow_hosts="127.0.0.1",
+            rate_limit_requests=10_000,
+        )
+    )
+    client = api.test_client()
     walked = operations(api)
     assert len(walked) >= 6
     for method, path, name in walked:
@@ -59,9 +93,11 @@ def test_another_tenants_objects_do_not_exist(api: API, client: FlaskClient, log
         mine = make(client, owner)
 
         def call(object_id: str, path=path, name=name, method=method, thief=thief):
-            answer = getattr(client, method)(
-                path.replace("{" + name + "}", object_id), headers=thief, json={}
-            )
+            path = path.replace("{" + name + "}", object_id).replace("{delivery_id}", "msg_1")
+            body = {} if method in ("post", "patch") else None
+            if path.endswith("/test"):
+                body = {"event_type": "response.completed"}
+            answer = getattr(client, method)(path, headers=thief, json=body)
             body = answer.get_json(silent=True) or {}
             body.pop("request_id", None)
             return answer.status_code, body, object_id
@@ -69,8 +105,9 @@ def test_another_tenants_objects_do_not_exist(api: API, client: FlaskClient, log
         theirs, nobodys = call(mine), call(nobody)
         assert theirs[0] == nobodys[0] == 404, (method, path, theirs, nobodys)
         assert str(theirs[1]).replace(mine, "") == str(nobodys[1]).replace(nobody, "")
-        job_id = "job_" + mine.partition("_")[2]
-        assert client.get(f"/v1/jobs/{job_id}", headers=owner).json["state"] == "queued"
+        if name in ("job_id", "response_id"):
+            job_id = "job_" + mine.partition("_")[2]
+            assert client.get(f"/v1/jobs/{job_id}", headers=owner).json["state"] == "queued"
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs"])

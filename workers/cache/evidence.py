@@ -19,7 +19,7 @@ from typing import Any, cast
 import redis
 
 from tasks import cache_uses
-from tasks.cache_stats import read_counters
+from tasks.cache_stats import read_counters, stats_key
 from tasks.fingerprint import digest
 
 MOST_WRONG_PAIRS = 100_000
@@ -45,7 +45,11 @@ class EvidenceBook:
         self.client = client
         self.wrong, self.bars = f"{prefix}:wrong", f"{prefix}:bars"
         self.pool_bars, self.hits = f"{prefix}:pool_bars", f"{prefix}:hits"
-        self._prefix = prefix
+        self.prefix = prefix
+
+    def pool_stats(self, pool: str) -> str:
+        """Where the counters of one pool lie."""
+        return stats_key(self.prefix, pool)
 
     def ask(self, pipeline: Any, pool: str, wanted: str, stored: Sequence[str]) -> None:
         """Queue the reads on `pipeline`: two answers, to be given to `heard`."""
@@ -94,11 +98,11 @@ class EvidenceBook:
 
     def count(self, pipeline: Any, pool: str, counters: dict[str, float]) -> None:
         """Queue counters, for everybody and for the pool."""
-        cache_uses.count(pipeline, self._prefix, pool, counters)
+        cache_uses.count(pipeline, self.prefix, pool, counters)
 
     def counters(self, pool: str | None = None) -> dict[str, float]:
         """The counters of one pool, or of all."""
-        return read_counters(self.client, self._prefix, pool)
+        return read_counters(self.client, self.prefix, pool)
 
     def top(self, count: int) -> list[tuple[str, int]]:
         """The most used entries: (fingerprint, hits)."""
