@@ -11,7 +11,7 @@ import os
 import time
 
 from flask import Flask, Response, g, request
-from prometheus_client import CollectorRegistry, GCCollector, Histogram, ProcessCollector
+from prometheus_client import GCCollector, Histogram, ProcessCollector
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.services import Services
@@ -24,7 +24,7 @@ class HttpMetrics:
     """The duration of every request, by route; and the registry that is served."""
 
     def __init__(self, services: Services) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = services.registry
         shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         self._duration = Histogram(
             "inferenceflow_http_request_duration_seconds",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import cast
 
 import redis
 from flask import current_app
+from prometheus_client import CollectorRegistry
 
 from app.repeats import Repeats
 from app.revocation import Revocations
@@ -21,7 +23,9 @@ from tasks.deliveries import Deliveries
 from tasks.egress import AllowList
 from tasks.files import FileStore
 from tasks.ledger import Ledger
+from tasks.metrics import Metrics
 from tasks.prices import Prices, load_prices
+from tasks.recent import Recent
 from tasks.redis_client import connect
 from tasks.replication import Replication
 from tasks.streams import JobStreams
@@ -52,6 +56,8 @@ class Services:
     revocations: Revocations
     prices: Prices
     repeats: Repeats
+    registry: CollectorRegistry
+    metrics: Metrics
 
 
 def make_services(settings: Settings) -> Services:
@@ -64,6 +70,7 @@ def make_services(settings: Settings) -> Services:
     replication = None
     if settings.durability == "replicated":
         replication = Replication(settings.replication_timeout_seconds)
+    registry = CollectorRegistry()
     return Services(
         settings=settings,
         job_redis=client,
@@ -87,6 +94,12 @@ def make_services(settings: Settings) -> Services:
         accounts=Accounts(client, settings.key_prefix, database),
         revocations=Revocations(client, settings.key_prefix, database),
         repeats=Repeats(cache_client, settings),
+        registry=registry,
+        metrics=Metrics(
+            Recent(client, settings.key_prefix),
+            registry=None if "PROMETHEUS_MULTIPROC_DIR" in os.environ else registry,
+            tenants=settings.metrics_tenants,
+        ),
     )
 
 

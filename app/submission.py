@@ -21,6 +21,7 @@ from tasks.egress import ForbiddenURLError, check_url
 from tasks.fingerprint import fingerprint, last_user_text, scope_of, tenant_pool
 from tasks.inference import InferenceRequest, InferenceSubmission
 from tasks.ledger import AccountNotLoadedError, Idempotency, Limits, NewJob, Snapshot, new_job_id
+from tasks.metrics import CACHE
 
 MAX_IDEMPOTENCY_KEY = 255
 RETRY_SECONDS = 3600  # a client library may wait ten minutes for each of a few tries
@@ -157,6 +158,9 @@ def submit(
     snapshot, created = record(services, job, channel=channel, job_id=job_id)
     if hit is not None and created:
         services.repeats.uses.add(pool, {}, hit)
+        services.metrics.increment_cache_hit()
+        services.metrics.record_job_end("succeeded")
+        services.metrics.record_request_latency(time.perf_counter() - g.began, CACHE)
     return snapshot, created
 
 

@@ -45,9 +45,12 @@ class _Labelled(Generic[M]):
 class Metrics:
     """The counters and histograms of one process. Thread-safe."""
 
-    def __init__(self, recent: Recent, *, registry: CollectorRegistry, tenants: int = 50) -> None:
-        """`tenants`: how many get a label of their own in this process; the rest are `other`.
+    def __init__(
+        self, recent: Recent, *, registry: CollectorRegistry | None, tenants: int = 50
+    ) -> None:
+        """`registry`: None where processes share files (app/observing.py).
 
+        `tenants`: how many get a label of their own in this process; the rest are `other`.
         Label sets stay bounded: providers and models come from the catalogue, error types from
         the providers' error classes.
         """

@@ -45,8 +45,7 @@ class LogQuery(Parameters):
 @state_api.get("/stats", summary="Latencies and throughput", responses=_ANSWERS)
 def stats() -> Response:
     """P50, P95 and P99 of the last 5 minutes, hour and day, over all workers and tenants."""
-    current = services()
-    return _json(Recent(current.job_redis, current.settings.key_prefix).summary())
+    return _json(services().metrics.get_performance_summary())
 
 
 @state_api.get("/queues", summary="What waits and runs", responses=_ANSWERS)

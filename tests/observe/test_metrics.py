@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import json
 import subprocess
 from collections.abc import Callable
 
@@ -247,3 +249,16 @@ def test_state_as_json(make_client: Callable[..., FlaskClient], observe_ledger: 
     assert client.get("/v1/cache/stats").json["lookups"] == 0
     assert client.get("/v1/scaler?log=5").json["queues"] == {}
     assert client.get("/v1/scaler?log=-1").status_code == 422
+
+
+def test_a_celery_message_carries_no_prompt(
+    observe_ledger: Ledger, redis_client: redis.Redis
+) -> None:
+    """So Flower and Celery's events, which show what a message carries, cannot show one."""
+    submit(observe_ledger)
+    messages = redis_client.lrange(observe_ledger.key("broker:inference.normal"), 0, -1)
+    assert len(messages) == 1
+    envelope = json.loads(messages[0])
+    body = base64.b64decode(envelope["body"])
+    assert json.loads(body)[:2] == [[], {}]
+    assert b"secret prompt" not in messages[0] + body
