@@ -147,6 +147,10 @@ class Settings(BaseSettings):
         default=None, description="Touched while a worker is healthy, for its liveness probe."
     )
 
+    task_events: bool = Field(
+        default=True, description="Workers send Celery's events, for Flower and celery-exporter."
+    )
+
     # --- Cache -----------------------------------------------------------------------------
     cache_enabled: bool = True
     cache_ttl: int = Field(default=86_400, ge=1, le=31_536_000, description="Seconds.")
