@@ -40,9 +40,15 @@ test: check build/checkov/bin/checkov ## Everything: checks, all tests, coverage
 test-fast: $(STAMP) ## The quick tests, in under a minute
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" -q
 
+bench: $(STAMP) ## The quick benchmarks; results in build/benchmarks (see docs/performance.md)
+	$(BIN)/python -m benchmarks.submit
+	$(BIN)/python -m benchmarks.exact_repeat
+	PYTHON=$(PYTHON) benchmarks/peers.sh build/peers
+	$(BIN)/python -m benchmarks.chat
+
 lock: ## Write constraints.txt anew from a clean environment
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet -e '.[dev]'
 	build/lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
-.PHONY: help install demo run check test test-fast lock
+.PHONY: help install demo run check test test-fast bench lock

@@ -1,9 +1,9 @@
 """kombu's Redis transport with one client a channel.
 
-kombu 5.7 makes a new `redis.Redis` for every command that it sends outside its own loop (to note a
-message as delivered, to acknowledge it, to publish an event). Making one took 17% of the time of a
-busy worker's main thread. A client is thread-safe and holds no connection of its own: the pool does,
-and a channel whose pool was replaced after a lost connection gets a new client with it.
+kombu 5.7 makes a new `redis.Redis` for every command that it sends outside its own loop (to note
+a message as delivered, to acknowledge it, to publish an event). Making them took 17% of the time of
+a busy worker's main thread. A client is thread-safe and holds no connection of its own: the pool
+does, and a channel whose pool was replaced after a lost connection gets a new client with it.
 """
 
 from __future__ import annotations
