@@ -18,7 +18,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PIP_NO_CACHE_DIR=1
 RUN groupadd --gid 10001 inferenceflow \
     && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin inferenceflow \
-    && install -d -o 10001 -g 10001 /run/inferenceflow
+    && install -d -o 10001 -g 10001 /run/inferenceflow /var/lib/inferenceflow/files
 
 # --- what the API needs, at the versions of constraints.txt ------------------------------------
 FROM base AS build-api
@@ -45,7 +45,7 @@ ARG TORCH_INDEX_URL=
 RUN grep '^torch==' constraints.txt > torch.txt \
     && pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -r torch.txt
 RUN touch README.md LICENSE \
-    && pip install -c constraints.txt '.[flower,worker]'
+    && pip install -c constraints.txt '.[flower,scaler,worker]'
 COPY README.md LICENSE ./
 COPY app app
 COPY config config

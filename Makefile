@@ -46,9 +46,10 @@ bench: $(STAMP) ## The quick benchmarks; results in build/benchmarks (see docs/p
 	PYTHON=$(PYTHON) benchmarks/peers.sh build/peers
 	$(BIN)/python -m benchmarks.chat
 
-lock: ## Write constraints.txt anew from a clean environment
-	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet -e '.[dev]'
-	build/lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+lock: ## Write constraints.txt anew (without the packages of torch's GPU build)
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	build/lock/bin/uv pip compile --quiet --no-header --no-annotate --python-version 3.11 \
+	    --extra dev pyproject.toml | grep -vE '^(nvidia|cuda|triton)' > constraints.txt
 
 .PHONY: help install demo run check test test-fast bench lock

@@ -21,18 +21,27 @@ from werkzeug.wrappers import Response
 
 from app.identity import authenticate, authorize, init_identity
 from app.limits import init_limits
+from app.observing import init_observing
 from app.problems import Problem, ProblemDocument, register_error_handlers, validation_problem
 from app.routes.admin import admin_api
 from app.routes.allowances import allowances_api
 from app.routes.auth import auth_api
+from app.routes.batch import batch_api
 from app.routes.cache import cache_api
+from app.routes.console import console_api
+from app.routes.files import files_api
 from app.routes.health import health_api, release
 from app.routes.inference import jobs_api
+from app.routes.metrics import metrics_api
+from app.routes.openai_batches import batches_api
 from app.routes.openai_chat import chat_api
 from app.routes.openai_models import models_api
 from app.routes.openai_responses import responses_api
+from app.routes.openai_webhooks import webhook_endpoints_api
+from app.routes.state import state_api
 from app.routes.streams import streams_api
 from app.routes.usage import usage_api
+from app.routes.webhooks import webhooks_api
 from app.services import make_services
 from config.logs import log_context
 from config.settings import Settings
@@ -42,11 +51,23 @@ logger = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 SUBMITTING = (  # endpoints that bring work
     "jobs.submit_inference",
+    "batch.submit_batch",
+    "batches.create_batch",
     "chat.create_chat_completion",
     "responses.create_response",
     "auth.issue_token",  # each a costly hash
 )
-PUBLIC = ("/v1/health", "/v1/auth/", "/docs", "/openapi.json")
+PUBLIC = ("/v1/health", "/v1/metrics", "/v1/auth/", "/docs", "/openapi.json")
+
+
+PAGE_HEADERS = {
+    # Swagger UI starts itself with an inline script.
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; "
+    "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+}
 
 
 class Request(flask.Request):
@@ -89,6 +110,7 @@ def create_app(settings: Settings) -> API:
     current = make_services(settings)
     app.extensions["inferenceflow"] = current
 
+    init_observing(app, current)
     app.before_request(_begin)
     init_identity(app, settings)
     app.before_request(_authenticate)
@@ -97,11 +119,19 @@ def create_app(settings: Settings) -> API:
     register_error_handlers(app)
 
     app.register_api(jobs_api)
+    app.register_api(batch_api)
+    app.register_api(files_api)
+    app.register_api(batches_api)
+    app.register_api(webhooks_api)
+    app.register_api(webhook_endpoints_api)
     app.register_api(streams_api)
     app.register_api(chat_api)
     app.register_api(responses_api)
     app.register_api(models_api)
     app.register_api(health_api)
+    app.register_api(metrics_api)
+    app.register_api(state_api)
+    app.register_blueprint(console_api)
     app.register_api(auth_api)
     app.register_api(admin_api)
     app.register_api(allowances_api)
@@ -139,6 +169,9 @@ def _authenticate() -> None:
 def _finish(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.get("request_id", "")
     response.headers["X-Content-Type-Options"] = "nosniff"
+    if response.mimetype == "text/html":
+        for name, value in PAGE_HEADERS.items():
+            response.headers.setdefault(name, value)
     return response
 
 

@@ -64,17 +64,38 @@ class Client:
         timeout: float = TIMEOUT_SECONDS,
     ) -> dict[str, Any]:
         """One call. Raises ClientError."""
+        response = self._send(method, path, body=body, query=query, timeout=timeout)
+        return {} if response.status_code == 204 else self._json(response)
+
+    def text(self, path: str, *, query: dict[str, Any] | None = None) -> str:
+        """What a GET gives that is not JSON. Raises ClientError."""
+        return self._send("GET", path, body=None, query=query, timeout=TIMEOUT_SECONDS).text
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: dict[str, Any] | None,
+        query: dict[str, Any] | None,
+        timeout: float,
+    ) -> requests.Response:
         try:
             response = self._session.request(
                 method, self._url + path, json=body, params=query, timeout=timeout
             )
-            content: dict[str, Any] = response.json()
-        except requests.JSONDecodeError:
-            raise ClientError(f"{self._url} does not speak like InferenceFlow") from None
         except requests.RequestException as error:
             raise ClientError(f"{self._url} cannot be reached ({type(error).__name__})") from None
         if not response.ok:
+            content = self._json(response)
             raise ClientError(f"{response.status_code}: {content.get('detail', content)}")
+        return response
+
+    def _json(self, response: requests.Response) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = response.json()
+        except requests.JSONDecodeError:
+            raise ClientError(f"{self._url} does not speak like InferenceFlow") from None
         return content
 
     def submit(self, body: dict[str, Any], *, wait: float = 0) -> dict[str, Any]:

@@ -17,7 +17,15 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 
 from app.openai.errors import speaks_openai, translate
 from app.refusals import describe
+from tasks.batches import (
+    BatchConflictError,
+    BatchEndedError,
+    TooManyBatchesError,
+    UnknownBatchError,
+)
 from tasks.database import DatabaseDownError
+from tasks.deliveries import EndpointDisabledError, UnknownDeliveryError
+from tasks.files import FileTooLargeError, UnknownFileError
 from tasks.ledger import (
     IdempotencyConflictError,
     JobEndedError,
@@ -26,6 +34,7 @@ from tasks.ledger import (
     RefusedError,
     UnknownJobError,
 )
+from tasks.webhooks import TooManyEndpointsError, UnknownEndpointError
 
 logger = logging.getLogger(__name__)
 
@@ -225,6 +234,40 @@ def register_error_handlers(app: Flask) -> None:
             headers={"Retry-After": "5"},
         ).response()
 
+    def unknown_batch(_error: UnknownBatchError) -> Response:
+        return Problem(404, "unknown-batch", "No such batch.").response()
+
+    def batch_ended(_error: BatchEndedError) -> Response:
+        return Problem(409, "batch-ended", "The batch has already ended.").response()
+
+    def batch_conflict(_error: BatchConflictError) -> Response:
+        detail = "This Idempotency-Key was used for a request with another body. Use a new key."
+        return Problem(422, "idempotency-mismatch", detail).response()
+
+    def too_many_batches(_error: TooManyBatchesError) -> Response:
+        detail = "Your tenant has as many open batches as are allowed. Wait until one has ended."
+        return Problem(429, "too-many-batches", detail, headers={"Retry-After": "60"}).response()
+
+    def unknown_file(_error: UnknownFileError) -> Response:
+        return Problem(404, "unknown-file", "No such file. It may have expired.").response()
+
+    def file_too_large(error: FileTooLargeError) -> Response:
+        detail = f"The file is larger than {error.most} bytes."
+        return Problem(413, "request-entity-too-large", detail).response()
+
+    def unknown_endpoint(_error: UnknownEndpointError) -> Response:
+        return Problem(404, "unknown-webhook", "No such webhook endpoint.").response()
+
+    def unknown_delivery(_error: UnknownDeliveryError) -> Response:
+        return Problem(404, "unknown-delivery", "No such delivery.").response()
+
+    def endpoint_disabled(_error: EndpointDisabledError) -> Response:
+        return Problem(409, "webhook-disabled", "Enable the endpoint first.").response()
+
+    def too_many_endpoints(_error: TooManyEndpointsError) -> Response:
+        detail = "Your tenant has as many webhook endpoints as are allowed. Delete one."
+        return Problem(409, "too-many-webhooks", detail).response()
+
     def unexpected(error: Exception) -> Response:
         logger.error("unexpected error", exc_info=error, extra={"action": "unexpected_error"})
         return Problem(
@@ -241,6 +284,16 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(JobEndedError, job_ended)
     app.register_error_handler(IdempotencyConflictError, conflict)
     app.register_error_handler(QueueFullError, queue_full)
+    app.register_error_handler(UnknownBatchError, unknown_batch)
+    app.register_error_handler(BatchEndedError, batch_ended)
+    app.register_error_handler(BatchConflictError, batch_conflict)
+    app.register_error_handler(TooManyBatchesError, too_many_batches)
+    app.register_error_handler(UnknownFileError, unknown_file)
+    app.register_error_handler(FileTooLargeError, file_too_large)
+    app.register_error_handler(UnknownEndpointError, unknown_endpoint)
+    app.register_error_handler(UnknownDeliveryError, unknown_delivery)
+    app.register_error_handler(EndpointDisabledError, endpoint_disabled)
+    app.register_error_handler(TooManyEndpointsError, too_many_endpoints)
     app.register_error_handler(RefusedError, refused)
     app.register_error_handler(DatabaseDownError, database_down)
     app.register_error_handler(Exception, unexpected)

@@ -12,7 +12,7 @@ import redis
 
 from config.settings import Settings
 from tasks.cache_hit import CacheHit, hit_of
-from tasks.cache_policy import CachePolicy, plan
+from tasks.cache_policy import configured_policy, plan
 from tasks.cache_uses import CacheUses
 from tasks.exact_cache import ExactCache
 from tasks.inference import InferenceSubmission
@@ -25,8 +25,7 @@ class Repeats:
 
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
         prefix = f"{settings.key_prefix}cache"
-        self._policy = CachePolicy(threshold=settings.similarity_threshold, ttl=settings.cache_ttl)
-        self._enabled = settings.cache_enabled
+        self._policy = configured_policy(settings)
         self._exact = ExactCache(client, prefix, on_failure=self._pause)
         self._away_until = 0.0
         self.uses = CacheUses(client, prefix)
@@ -37,7 +36,7 @@ class Repeats:
         """The stored answer to `submission`, whose last user message is `text` and whose
         fingerprint in `pool` is `name`. None where there is none, or where none may be served.
         """
-        if not self._enabled or time.monotonic() < self._away_until:
+        if time.monotonic() < self._away_until:
             return None
         if not plan(submission, text, self._policy).exact:
             return None

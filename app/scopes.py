@@ -30,4 +30,6 @@ def needed_scope(method: str, path: str) -> str | None:
         return USAGE
     if path.startswith("/v1/auth"):
         return None
+    if path == "/v1/webhooks/default-secret":
+        return WRITE  # who has it can sign messages
     return READ if method in ("GET", "HEAD", "OPTIONS") else WRITE

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 from granian.constants import Interfaces
 from granian.server import Server
 
-from config.settings import Settings
+from config.settings import Settings, settings
 
 SHUTDOWN_SECONDS = 30
 
@@ -27,3 +30,17 @@ def serve(settings: Settings) -> None:
         log_access=False,
         websockets=False,
     ).serve()
+
+
+def main() -> None:
+    """Serve in a process that has imported nothing of prometheus-client yet (app/observing.py)."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    try:
+        serve(settings())
+    finally:
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

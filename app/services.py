@@ -14,13 +14,18 @@ from app.waiting import WaitHub
 from config.catalogue import Catalogue, load_catalogue
 from config.settings import Settings
 from tasks.accounts import Accounts
+from tasks.batches import Batches
 from tasks.control import Control
 from tasks.database import Database
+from tasks.deliveries import Deliveries
+from tasks.egress import AllowList
+from tasks.files import FileStore
 from tasks.ledger import Ledger
 from tasks.prices import Prices, load_prices
 from tasks.redis_client import connect
 from tasks.replication import Replication
 from tasks.streams import JobStreams
+from tasks.webhooks import Webhooks
 
 CONTROL_SECONDS = 8.0  # that a worker has for an answer
 
@@ -37,20 +42,23 @@ class Services:
     hub: WaitHub
     streams: JobStreams
     catalogue: Catalogue
+    batches: Batches
+    files: FileStore
+    webhooks: Webhooks
+    deliveries: Deliveries
+    egress: AllowList
     database: Database
     accounts: Accounts
     revocations: Revocations
+    prices: Prices
     repeats: Repeats
-
-    @property
-    def prices(self) -> Prices:
-        """What requests cost at most; worked out when first needed."""
-        return load_prices(self.settings.models_file)
 
 
 def make_services(settings: Settings) -> Services:
     """Connect to what the settings name (lazily: nothing has to be up yet)."""
-    client = connect(settings.broker_url, timeout=settings.redis_timeout_seconds)
+    client = connect(
+        settings.broker_url, timeout=settings.redis_timeout_seconds, retry_timeouts=False
+    )
     cache_client = connect(settings.cache_url, timeout=settings.redis_timeout_seconds)
     database = Database(settings.database_url)
     replication = None
@@ -68,6 +76,13 @@ def make_services(settings: Settings) -> Services:
         hub=WaitHub(client, settings.key_prefix),
         streams=JobStreams(client, settings.key_prefix),
         catalogue=load_catalogue(settings.models_file),
+        batches=Batches(client, settings.key_prefix),
+        files=FileStore(client, settings.key_prefix, settings.files_url),
+        webhooks=Webhooks(client, settings.key_prefix),
+        deliveries=Deliveries(client, settings.key_prefix),
+        egress=AllowList(settings.webhook_allow_hosts),
+        # Now, not at the first request: a second of work that many requests would do at once.
+        prices=load_prices(settings.models_file),
         database=database,
         accounts=Accounts(client, settings.key_prefix, database),
         revocations=Revocations(client, settings.key_prefix, database),

@@ -17,6 +17,7 @@ from app.problems import FieldFault, Problem
 from app.services import Services
 from config.catalogue import AUTO, Catalogue
 from tasks.cache_hit import cached_response
+from tasks.egress import ForbiddenURLError, check_url
 from tasks.fingerprint import fingerprint, last_user_text, scope_of, tenant_pool
 from tasks.inference import InferenceRequest, InferenceSubmission
 from tasks.ledger import AccountNotLoadedError, Idempotency, Limits, NewJob, Snapshot, new_job_id
@@ -42,6 +43,26 @@ def check_model(catalogue: Catalogue, preference: str) -> None:
             "unknown-model",
             f"There is no model, alias or route of that name; see /v1/models.{hint}",
             errors=[FieldFault(field="model_preference", message="unknown model")],
+        ) from None
+
+
+def check_webhook_url(
+    services: Services, url: str | None, *, resolve: bool, field: str = "webhook_url"
+) -> None:
+    """Raises Problem 422 for a URL that webhooks are not sent to; None is fine.
+
+    `resolve`: ask the name service, which may take its time.
+    """
+    if url is None:
+        return
+    try:
+        check_url(url, services.egress, resolve=resolve)
+    except ForbiddenURLError as error:
+        raise Problem(
+            422,
+            "invalid-request",
+            f"{field}: {error}.",
+            errors=[FieldFault(field=field, message=str(error))],
         ) from None
 
 
@@ -90,6 +111,7 @@ def submit(
     """
     settings = services.settings
     check_model(services.catalogue, submission.model_preference)
+    check_webhook_url(services, submission.webhook_url, resolve=False)
     asked = InferenceRequest.model_construct(
         **{name: getattr(submission, name) for name in InferenceSubmission.model_fields},
         user_id=caller.user,
@@ -125,6 +147,7 @@ def submit(
         traceparent=request.headers.get("traceparent"),
         idempotency=idempotency(caller, body),
         surface=surface,
+        webhook_url=submission.webhook_url,
         reserve=services.prices.reserve(submission)
         if settings.budgets_enabled and answer is None
         else None,

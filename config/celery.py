@@ -17,7 +17,8 @@ QUEUE_WEIGHTS = {"inference.high": 6, "inference.normal": 3, "inference.low": 1}
 INFERENCE_QUEUES = tuple(QUEUE_WEIGHTS)
 SYSTEM_QUEUE = "system"  # the reconciler and other housekeeping, on a worker of its own
 CONTROL_QUEUE = "control"  # small questions of the API that only a worker can answer
-ALL_QUEUES = (*INFERENCE_QUEUES, CONTROL_QUEUE, SYSTEM_QUEUE)
+WEBHOOK_QUEUE = "webhooks"  # deliveries, on a worker of their own: receivers may be slow
+ALL_QUEUES = (*INFERENCE_QUEUES, CONTROL_QUEUE, SYSTEM_QUEUE, WEBHOOK_QUEUE)
 
 VISIBILITY_TIMEOUT = 900  # seconds; longer than the longest run of a task
 
@@ -104,6 +105,10 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "task_routes": {
             "ledger.*": {"queue": SYSTEM_QUEUE},
             "usage.*": {"queue": SYSTEM_QUEUE},
+            "batch.*": {"queue": SYSTEM_QUEUE},
+            "files.*": {"queue": SYSTEM_QUEUE},
+            "webhooks.tick": {"queue": SYSTEM_QUEUE},
+            "webhooks.deliver": {"queue": WEBHOOK_QUEUE},
             "control.*": {"queue": CONTROL_QUEUE},
         },
         "task_default_queue": "inference.normal",

@@ -77,14 +77,14 @@ class Settings(BaseSettings):
         default="if:", pattern=r"^[A-Za-z0-9:_-]{1,40}$", description="Before every key of ours."
     )
     redis_timeout_seconds: float = Field(
-        default=1.0, gt=0, le=30, description="For one command of the API."
+        default=0.45, gt=0, le=30, description="For one command of the API."
     )
     durability: Literal["local", "replicated"] = Field(
         default="local",
         description="replicated: a job is accepted when a replica of Redis has it too.",
     )
     replication_timeout_seconds: float = Field(
-        default=0.5, gt=0, le=10, description="For that replica; less than a command may take."
+        default=0.4, gt=0, le=10, description="For that replica; less than a command may take."
     )
 
     # --- API -------------------------------------------------------------------------------
@@ -143,6 +143,15 @@ class Settings(BaseSettings):
     prometheus_port: int = Field(
         default=9464, ge=0, le=65535, description="Metrics of the first worker; 0: none."
     )
+    prometheus_host: str = Field(
+        default="127.0.0.1", description="Where a worker serves its metrics; 0.0.0.0: everywhere."
+    )
+    metrics_token: SecretStr | None = Field(
+        default=None, description="Asked for by /v1/metrics as a bearer token, if set."
+    )
+    metrics_tenants: int = Field(
+        default=50, ge=0, le=1_000, description="Tenants with a label of their own in metrics."
+    )
     heartbeat_file: Path | None = Field(
         default=None, description="Touched while a worker is healthy, for its liveness probe."
     )
@@ -151,11 +160,68 @@ class Settings(BaseSettings):
         default=True, description="Workers send Celery's events, for Flower and celery-exporter."
     )
 
+    # --- Files and batches -----------------------------------------------------------------
+    files_url: str = Field(
+        default="file://var/files",
+        pattern=r"^(file|s3|memory)://",
+        description="Where files are kept: file://folder or s3://bucket/prefix.",
+    )
+    file_retention_seconds: int = Field(
+        default=2_592_000, ge=3_600, description="How long a file is kept unless it says else."
+    )
+    batch_max_lines: int = Field(default=50_000, ge=1, le=1_000_000)
+    batch_max_bytes: int = Field(default=200_000_000, ge=1_000, le=10_000_000_000)
+    batch_slice_lines: int = Field(
+        default=200, ge=1, le=1_000, description="Lines of a batch that become jobs in one step."
+    )
+    batch_open_lines: int = Field(
+        default=5_000,
+        ge=1,
+        description="A tenant's open jobs up to which its batches put more lines into the queue.",
+    )
+
+    # --- Webhooks --------------------------------------------------------------------------
+    webhook_allow_hosts: Annotated[list[str], NoDecode, BeforeValidator(_comma_separated)] = Field(
+        default_factory=list,
+        description="Internal receivers: host names, addresses or CIDR ranges, comma separated.",
+    )
+    webhook_timeout_seconds: float = Field(
+        default=15.0, gt=0, le=60, description="For one delivery, all in all."
+    )
+    webhook_concurrency: int = Field(
+        default=64, ge=1, le=1_024, description="Deliveries a webhook process makes at once."
+    )
+    webhook_endpoint_concurrency: int = Field(
+        default=4, ge=1, le=100, description="Deliveries to one endpoint at once."
+    )
+    webhook_tenant_concurrency: int = Field(
+        default=16, ge=1, le=1_024, description="Deliveries of one tenant at once."
+    )
+    webhook_disable_seconds: int = Field(
+        default=259_200, ge=1, description="An endpoint that failed for so long is disabled."
+    )
+
     # --- Cache -----------------------------------------------------------------------------
-    cache_enabled: bool = True
+    cache_semantic: bool = Field(
+        default=True, description="Serve what means the same; false: only exact repeats."
+    )
     cache_ttl: int = Field(default=86_400, ge=1, le=31_536_000, description="Seconds.")
     cache_max_bytes: int = Field(default=536_870_912, ge=1_000_000, description="Of answers.")
-    similarity_threshold: float = Field(default=0.85, ge=0.5, le=1.0)
+    similarity_threshold: float = Field(
+        default=0.80, ge=0.5, le=1.0, description="Least cosine of a semantic hit."
+    )
+    cache_verifier_bar: float = Field(
+        default=0.7, ge=0.0, le=1.0, description="Least verifier score of a semantic hit."
+    )
+    cache_shadow_rate: float = Field(
+        default=0.05, ge=0.0, le=1.0, description="Share of doubtful hits that are checked."
+    )
+    cache_shadow_calls_per_hour: int = Field(
+        default=60, ge=0, description="Provider calls for checking, per tenant."
+    )
+    cache_max_error_rate: float = Field(
+        default=0.02, ge=0.0, le=1.0, description="Wrong semantic hits above which the bar rises."
+    )
     embedding_model: str = Field(
         default="all-MiniLM-L6-v2", description="A sentence-transformers name or folder."
     )

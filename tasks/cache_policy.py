@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from config.settings import Settings
 from tasks.exact_cache import Answer
 from tasks.inference import CacheOptions, InferenceSubmission
 
@@ -38,6 +39,16 @@ class CachePolicy:
     max_temperature: float = 1.0  # above it every answer is meant to differ
     volatile: bool = False  # whether time- or person-dependent prompts are cached
     max_tokens: int = 256  # longer prompts get no semantic lookup
+
+
+def configured_policy(settings: Settings) -> CachePolicy:
+    """The policy that the settings ask for, the same in the API and on workers."""
+    return CachePolicy(
+        threshold=settings.similarity_threshold,
+        verifier_bar=settings.cache_verifier_bar,
+        ttl=settings.cache_ttl,
+        semantic=settings.cache_semantic,
+    )
 
 
 @dataclass(frozen=True)

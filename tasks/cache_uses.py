@@ -17,8 +17,8 @@ from typing import Any
 import redis
 
 from tasks.cache_hit import CacheHit
+from tasks.cache_stats import stats_key
 from tasks.exact_cache import Answer
-from tasks.fingerprint import digest
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +27,6 @@ MOST_RANKED_ENTRIES = 10_000
 # Bytes of Redis beside an entry's own: keys, set and index records, the HNSW links.
 OVERHEAD = 900
 LATENCY_WORTH = 1e-5  # US dollars a second; makes answers of free models comparable
-
-
-def stats_key(prefix: str, pool: str | None = None) -> str:
-    """Where the counters of everybody lie, or those of one pool."""
-    return f"{prefix}:stats" if pool is None else f"{prefix}:stats:{digest(pool)}"
 
 
 def count(pipeline: Any, prefix: str, pool: str, counters: Mapping[str, float]) -> None:

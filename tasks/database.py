@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,9 +87,11 @@ class Database:
             return
         with self._lock:
             if self.is_sqlite and not inspect(self.engine).has_table("alembic_version"):
-                from tasks.schema import upgrade  # needed once in the life of a file
-
-                upgrade(self)
+                # In a process of its own: Alembic is needed once in the life of a file, and would
+                # stay in the memory of an API process for ever.
+                command = [sys.executable, "-m", "tasks.schema", str(self.url)]
+                if subprocess.run(command, check=False).returncode != 0:  # noqa: S603 - our own
+                    raise DatabaseDownError(f"{DatabaseDownError.__doc__} (tables not made)")
             self._checked = True
 
 

@@ -129,6 +129,7 @@ class NewJob:
     reserve: Reserve | None = None
     # Beside the request: what another shape of the public interface has to show again.
     surface: bytes | None = None
+    webhook_url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,8 @@ class Ledger:
             fields += ["reserve_nano", job.reserve.nano, "reserve_tokens", job.reserve.tokens]
         if job.surface is not None:
             fields += ["surface", job.surface]
+        if job.webhook_url:
+            fields += ["webhook_url", job.webhook_url]
         reply, safe = self._call_safely(
             self._submit,
             job_id,

@@ -1,4 +1,4 @@
-"""The Celery message that says "a job of this lane is ready", built once per process.
+"""The Celery messages that ledger scripts send: "a job of this lane is ready", "a batch is done".
 
 The ledger's scripts push it onto the broker's list themselves, so that a job and its message are
 written in one step. It is made by Celery and kombu's own code, so any Celery worker reads it.
@@ -11,16 +11,33 @@ from kombu.serialization import dumps as serialize
 from kombu.transport.virtual.base import Base64
 from kombu.utils.json import dumps
 
+from config.celery import SYSTEM_QUEUE, WEBHOOK_QUEUE
 from tasks.celery_app import celery_app
 
 RUN_TASK = "inference.run"
+CLOSE_BATCH_TASK = "batch.close"
+DELIVER_TASK = "webhooks.deliver"
 
 
 def run_message() -> bytes:
-    """The message as the Redis transport stores it, with @ID@ and @LANE@ left to fill in."""
-    queue = "inference.@LANE@"
+    """The hint that a job is ready, with @ID@ and @LANE@ left to fill in."""
+    return _message(RUN_TASK, "inference.@LANE@")
+
+
+def close_batch_message() -> bytes:
+    """The completion callback of a batch, with its id, which is the task's, left to fill in."""
+    return _message(CLOSE_BATCH_TASK, SYSTEM_QUEUE)
+
+
+def deliver_message() -> bytes:
+    """The hint that a webhook is to be delivered, with @ID@ left to fill in."""
+    return _message(DELIVER_TASK, WEBHOOK_QUEUE)
+
+
+def _message(task: str, queue: str) -> bytes:
+    """A message without arguments, as the Redis transport stores it."""
     headers, properties, body, _ = celery_app.amqp.as_task_v2(
-        "@ID@", RUN_TASK, args=(), kwargs={}, origin="ledger"
+        "@ID@", task, args=(), kwargs={}, origin="ledger"
     )
     content_type, content_encoding, payload = serialize(body, serializer="json")
     message = {

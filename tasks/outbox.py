@@ -126,7 +126,7 @@ class Outbox:
             return 0
         milliseconds, number = min(oldest)
         dropped: int = self._redis.xtrim(
-            self.name, minid=f"{milliseconds}-{number}", approximate=True
+            self.name, minid=f"{milliseconds}-{number}", approximate=False
         )
         return dropped
 

@@ -46,6 +46,9 @@ class Rate:
     max_output: int  # tokens
 
 
+_working_out = threading.Lock()
+
+
 class Prices:
     """Upper rates by model preference."""
 
@@ -87,20 +90,17 @@ def input_tokens(submission: InferenceSubmission) -> int:
     )
 
 
-_loading = threading.Lock()
-
-
 def load_prices(models_file: Path | None) -> Prices:
     """The rates of a catalogue. Takes about a second, once for each process and file.
 
     Raises RuntimeError when they cannot be worked out.
     """
-    with _loading:  # requests that come meanwhile wait, each of them would start it again
-        return _load_prices(models_file)
+    with _working_out:  # one process at a time, however many requests come first
+        return _load(models_file)
 
 
 @cache
-def _load_prices(models_file: Path | None) -> Prices:
+def _load(models_file: Path | None) -> Prices:
     command = [sys.executable, "-m", "tasks.prices", *([str(models_file)] if models_file else [])]
     done = subprocess.run(  # noqa: S603 - our own module
         command, capture_output=True, text=True, timeout=SECONDS, check=False

@@ -6,6 +6,7 @@ from typing import Any
 
 import redis
 from redis.backoff import ConstantBackoff
+from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004 - those of Redis
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
@@ -23,12 +24,16 @@ class _BlockingSentinelPool(SentinelConnectionPool, redis.BlockingConnectionPool
     """
 
 
-def connect(url: str, *, timeout: float = 1.0, pool_size: int = POOL_SIZE) -> redis.Redis:
+def connect(
+    url: str, *, timeout: float = 1.0, pool_size: int = POOL_SIZE, retry_timeouts: bool = True
+) -> redis.Redis:
     """A thread-safe client. `timeout` in seconds bounds connecting and each command.
 
     One command is tried once more after a broken connection, as every pooled connection is broken
     after a restart of Redis or a failover. Every ledger script is safe to repeat.
+    `retry_timeouts`: also after a timeout; not where somebody waits for a quick refusal.
     """
+    retried = (ConnectionError, TimeoutError) if retry_timeouts else (ConnectionError,)
     sockets: dict[str, Any] = {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
@@ -38,7 +43,7 @@ def connect(url: str, *, timeout: float = 1.0, pool_size: int = POOL_SIZE) -> re
         "max_connections": pool_size,
         "timeout": timeout,
         "health_check_interval": 30,
-        "retry": Retry(ConstantBackoff(0.05), 1),
+        "retry": Retry(ConstantBackoff(0.05), 1, supported_errors=retried),
         "retry_on_error": [redis.exceptions.ConnectionError],
         **sockets,
     }

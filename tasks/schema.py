@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -65,3 +66,7 @@ def _alone(database: Database) -> Iterator[None]:
     with Path(f"{database.url.database}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+if __name__ == "__main__":
+    upgrade(Database(sys.argv[1]))

@@ -13,8 +13,12 @@ COMMON = ("prelude", "spend")
 _PLAIN = "#!lua\n"
 
 
-def load_script(client: redis.Redis, name: str, *, when_full: bool = True) -> Any:
-    """The script `tasks/lua/{name}.lua` behind what all scripts share, as a callable."""
+def load_script(
+    client: redis.Redis, name: str, *, when_full: bool = True, before: tuple[str, ...] = ()
+) -> Any:
+    """The script `tasks/lua/{name}.lua` behind the common ones and `before`, as a callable."""
     folder = resources.files("tasks") / "lua"
-    text = "".join((folder / f"{part}.lua").read_text() for part in (*COMMON, name))
+    text = "".join(
+        (folder / f"{part}.lua").read_text(encoding="utf-8") for part in (*COMMON, *before, name)
+    )
     return client.register_script((_ALLOW_OOM if when_full else _PLAIN) + text)

@@ -12,7 +12,7 @@ from celery import Task
 
 from tasks.celery_app import celery_app
 from tasks.inference import Priority
-from tasks.messages import RUN_TASK
+from tasks.messages import CLOSE_BATCH_TASK, DELIVER_TASK, RUN_TASK
 
 
 @celery_app.task(name=RUN_TASK, bind=True)
@@ -29,6 +29,54 @@ def sweep() -> None:
     from workers.reconciler import sweep_once
 
     sweep_once()
+
+
+@celery_app.task(name="batch.expand")
+def expand_batch_slice(batch_id: str, number: int) -> None:
+    """Make jobs of one slice of a batch; the members of a batch's group."""
+    from workers.batches.slices import expand_slice
+
+    expand_slice(batch_id, number)
+
+
+@celery_app.task(name=CLOSE_BATCH_TASK, bind=True)
+def close_batch(self: Task) -> None:
+    """The completion callback of the batch whose id is the task's."""
+    from workers.batches.closing import close_batch as close
+
+    close(self.request.id)
+
+
+@celery_app.task(name="batch.tick", expires=10)
+def tick_batches() -> None:
+    """Keep batches going."""
+    from workers.batches.tick import tick
+
+    tick()
+
+
+@celery_app.task(name="files.purge", expires=60)
+def purge_files() -> None:
+    """Delete expired files."""
+    from workers.batches.tick import purge_files as purge
+
+    purge()
+
+
+@celery_app.task(name=DELIVER_TASK)
+def deliver_webhooks() -> None:
+    """Deliver what is due, until nothing is."""
+    from workers.webhooks.deliver import deliver_due
+
+    deliver_due()
+
+
+@celery_app.task(name="webhooks.tick", expires=10)
+def tick_webhooks() -> None:
+    """Note what has happened for those who want to know, and wake the deliverers."""
+    from workers.webhooks.fan_out import tick
+
+    tick()
 
 
 @celery_app.task(name="usage.write", expires=10)
@@ -49,6 +97,9 @@ def control(question_id: str) -> None:
 
 BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "sweep": {"task": "ledger.sweep", "schedule": 1.0},
+    "batches": {"task": "batch.tick", "schedule": 1.0},
+    "webhooks": {"task": "webhooks.tick", "schedule": 1.0},
+    "files": {"task": "files.purge", "schedule": 60.0},
     "usage": {"task": "usage.write", "schedule": 2.0},
 }
 celery_app.conf.beat_schedule = BEAT_SCHEDULE

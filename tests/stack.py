@@ -22,7 +22,13 @@ import requests
 
 from app.cli.tokens import mint
 from app.stack.embedded import free_port, redis_command
-from app.stack.processes import api_command, beat_command, system_command, worker_command
+from app.stack.processes import (
+    api_command,
+    beat_command,
+    system_command,
+    webhooks_command,
+    worker_command,
+)
 from config.settings import Settings
 from tasks.ledger import Ledger
 from tasks.redis_client import connect
@@ -155,6 +161,9 @@ class RealStack:
 
     def start_system(self, *, wait: bool = True) -> None:
         self._start_celery("system", system_command(self.settings), wait)
+
+    def start_webhooks(self, *, wait: bool = True) -> None:
+        self._start_celery("webhooks", webhooks_command(self.settings), wait)
 
     def start_beat(self) -> None:
         self.spawn("beat", beat_command())

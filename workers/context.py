@@ -7,21 +7,32 @@ import socket
 from dataclasses import dataclass
 from functools import cache
 
+import redis
+from prometheus_client import CollectorRegistry
+
 from config.catalogue import Catalogue, ProviderConfig, load_catalogue
 from config.settings import Settings, settings
-from tasks.cache_policy import CachePolicy
+from tasks.accounts import Accounts
+from tasks.batches import Batches
+from tasks.cache_policy import configured_policy
 from tasks.control import Control
+from tasks.database import Database
+from tasks.files import FileStore
 from tasks.ledger import Ledger
+from tasks.metrics import Metrics
+from tasks.recent import Recent
 from tasks.redis_client import connect
 from tasks.streams import JobStreams
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import load_embedder
+from workers.cache.shadow import ShadowJudge, ShadowPolicy
 from workers.cache.verifier import load_verifier
 from workers.cancellations import CancelListener
 from workers.lease import LeaseKeeper
 from workers.providers.registry import build_providers
 from workers.router.router import Router
 from workers.router.shared_state import SharedState
+from workers.shadowing import Shadow
 from workers.single_flight import SingleFlight
 from workers.stream import StreamKeeper
 
@@ -37,13 +48,20 @@ class WorkerContext:
 
     settings: Settings
     worker: str
+    redis: redis.Redis
     ledger: Ledger
     leases: LeaseKeeper
     streams: StreamKeeper
     cache: SemanticCache
+    shadow: Shadow
     flights: SingleFlight
     control: Control
     router: Router
+    registry: CollectorRegistry
+    metrics: Metrics
+    batches: Batches
+    files: FileStore
+    accounts: Accounts
 
 
 def credentials(settings: Settings, catalogue: Catalogue) -> dict[str, ProviderConfig]:
@@ -73,29 +91,57 @@ def context() -> WorkerContext:
     worker = f"{socket.gethostname()}:{os.getpid()}"
     leases = LeaseKeeper(ledger, current.lease_seconds)
     CancelListener(client, ledger.key("worker", worker), leases.lose).start()
+    registry = CollectorRegistry()
+    metrics = Metrics(
+        Recent(client, current.key_prefix), registry=registry, tenants=current.metrics_tenants
+    )
+    cache_client = connect(current.cache_url, timeout=CACHE_TIMEOUT_SECONDS)
+    cache_prefix = f"{current.key_prefix}cache"
+    answers = SemanticCache(
+        cache_client,
+        embedder,
+        load_verifier(),
+        prefix=cache_prefix,
+        policy=configured_policy(current),
+        max_bytes=current.cache_max_bytes,
+        on_event=metrics.record_cache_event,
+    )
+    judge = ShadowJudge(
+        answers,
+        cache_client,
+        cache_prefix,
+        policy=ShadowPolicy(
+            rate=current.cache_shadow_rate,
+            calls_per_hour=current.cache_shadow_calls_per_hour,
+            max_error_rate=current.cache_max_error_rate,
+        ),
+    )
+    router = Router(
+        catalogue,
+        build_providers(catalogue, credentials(current, catalogue)),
+        SharedState(
+            client,
+            prefix=f"{current.key_prefix}router:",
+            on_fallback=metrics.record_router_fallback,
+        ),
+        embed=embedder.embed,
+        on_attempt=metrics.record_attempt,
+    )
     return WorkerContext(
         settings=current,
+        redis=client,
         worker=worker,
         ledger=ledger,
         leases=leases,
         streams=StreamKeeper(JobStreams(client, current.key_prefix)),
-        cache=SemanticCache(
-            connect(current.cache_url, timeout=CACHE_TIMEOUT_SECONDS),
-            embedder,
-            load_verifier(),
-            prefix=f"{current.key_prefix}cache",
-            policy=CachePolicy(
-                threshold=current.similarity_threshold,
-                ttl=current.cache_ttl,
-            ),
-            max_bytes=current.cache_max_bytes,
-        ),
+        cache=answers,
+        shadow=Shadow(judge, router),
         control=Control(client, current.key_prefix),
         flights=SingleFlight(client, prefix=f"{current.key_prefix}flight:"),
-        router=Router(
-            catalogue,
-            build_providers(catalogue, credentials(current, catalogue)),
-            SharedState(client, prefix=f"{current.key_prefix}router:"),
-            embed=embedder.embed,
-        ),
+        router=router,
+        batches=Batches(client, current.key_prefix),
+        files=FileStore(client, current.key_prefix, current.files_url),
+        accounts=Accounts(client, current.key_prefix, Database(current.database_url)),
+        registry=registry,
+        metrics=metrics,
     )

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from celery.signals import heartbeat_sent, worker_init, worker_ready
+from celery.signals import worker_init
 
-from config.settings import settings
+import workers.heartbeat  # noqa: F401 - connects itself
 from tasks.celery_app import celery_app
+from workers.metrics_server import serve_metrics
 
 __all__ = ["celery_app"]
-
-
-@worker_ready.connect
-@heartbeat_sent.connect
-def _show_life(**_: object) -> None:
-    """Touch the heartbeat file from the worker's own loop: it stays old when the loop hangs."""
-    if (path := settings().heartbeat_file) is not None:
-        path.touch()
 
 
 @worker_init.connect
@@ -23,4 +16,5 @@ def _warm_up(**_: object) -> None:
     """Load models and catalogue before the first job, which would otherwise wait for them."""
     from workers.context import context
 
-    context()
+    current = context()
+    serve_metrics(current.settings, current.registry)

@@ -16,6 +16,7 @@ from tasks.exact_cache import Answer
 from tasks.fingerprint import tenant_pool
 from tasks.inference import Attempt, InferenceRequest, InferenceResponse, Usage
 from tasks.jobs import Job, JobState
+from tasks.metrics import CACHE
 from workers.cache.cache import Found
 from workers.cache.hit import Lookup
 from workers.context import WorkerContext
@@ -41,6 +42,7 @@ class Ended:
     attempts: bytes | None = None
     cache_ms: int = 0
     provider_ms: int = 0
+    provider: str = ""  # who answered; CACHE when nobody had to be asked
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,9 @@ def run_job(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
     found = current.cache.search([lookup])[0]
     hit, cache_ms = found.hit, _milliseconds(started)
     if hit is not None:
+        current.shadow.consider(hit, lookup, request)
         response = _from_cache(job, request, hit, started)
-        return Ended(JobState.SUCCEEDED, result=_dump(response), cache_ms=cache_ms)
+        return Ended(JobState.SUCCEEDED, result=_dump(response), cache_ms=cache_ms, provider=CACHE)
     call = _Call(current, job, lease, request, stream, started, cache_ms, lookup, found)
     if not lookup.plan.exact:  # each such request wants an answer of its own
         return call.ask()
@@ -78,9 +81,11 @@ def run_job(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
         lookup.fingerprint, job.id, current.settings.lease_seconds * 2, since_ms=job.created_at
     )
     if isinstance(joined, Landed):
+        current.metrics.record_flight("landed")
         response = _from_flight(job, request, joined, started)
-        return Ended(JobState.SUCCEEDED, result=_dump(response), cache_ms=cache_ms)
+        return Ended(JobState.SUCCEEDED, result=_dump(response), cache_ms=cache_ms, provider=CACHE)
     if isinstance(joined, Follow):
+        current.metrics.record_flight("waited")
         wait = min(joined.retry_seconds + MIN_DEFER_SECONDS, current.settings.lease_seconds * 2)
         return Deferred(wait, counts=False, cache_ms=cache_ms)
     return call.lead(joined)
@@ -136,6 +141,14 @@ class _Call:
         except ProviderError as error:
             return _unanswered(job, error, left, self.cache_ms, _milliseconds(asked))
         provider_ms = _milliseconds(asked)
+        current.metrics.record_completion(
+            job.tenant,
+            completion.provider,
+            completion.model,
+            completion.usage,
+            completion.cost,
+            completion.first_token_seconds,
+        )
         response = _from_provider(job, self.request, completion, plan.notice, self.started)
         current.cache.store_answer(
             self.lookup,
@@ -149,6 +162,7 @@ class _Call:
             attempts=_attempts(attempts),
             cache_ms=self.cache_ms,
             provider_ms=provider_ms,
+            provider=completion.provider,
         )
 
 

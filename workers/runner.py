@@ -7,6 +7,7 @@ semantic search 1, router 2, store 1, finish 1. A lease is renewed with all othe
 from __future__ import annotations
 
 import logging
+import time
 
 import redis
 import tenacity
@@ -14,6 +15,7 @@ import tenacity
 from config.logs import log_context
 from tasks.inference import Priority
 from tasks.jobs import Job
+from tasks.metrics import Metrics
 from workers.context import WorkerContext, context
 from workers.lease import Lease
 from workers.pipeline import Deferred, Ended, Outcome, internal_error, run_job
@@ -30,13 +32,19 @@ def run_next(lane: Priority) -> None:
     job = current.ledger.claim(lane, current.worker, current.settings.lease_seconds)
     if job is None:
         return
+    started = time.monotonic()
+    if job.fence == 1:
+        current.metrics.record_queue_wait(lane.value, job.queued_ms / 1000)
     with (
         log_context(job_id=job.id, tenant=job.tenant, request_id=job.request_id),
         current.leases.holding(job) as lease,
     ):
         outcome = _run(current, job, lease)
         current.streams.close(job, outcome.result if isinstance(outcome, Ended) else None)
-        if not _conclude(current, job, outcome):
+        if _conclude(current, job, outcome):
+            _measure(current.metrics, job, outcome, time.monotonic() - started)
+        else:
+            current.metrics.record_lease_loss()
             logger.warning(
                 "result refused: the lease was lost",
                 extra={"action": "stale_result", "fence": job.fence},
@@ -49,6 +57,17 @@ def _run(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
     except Exception:  # the border of the task: a fault of ours must still end the job
         logger.exception("job failed unexpectedly", extra={"action": "job_crashed"})
         return internal_error(job)
+
+
+def _measure(metrics: Metrics, job: Job, outcome: Outcome, seconds: float) -> None:
+    """Count what became of a run that took `seconds` from its claim."""
+    if isinstance(outcome, Deferred):
+        metrics.record_deferral("retry" if outcome.counts else "wait")
+        return
+    metrics.record_job_end(outcome.state.value)
+    if outcome.provider:
+        before = ((job.started_at or job.created_at) - job.created_at) / 1000
+        metrics.record_request_latency(before + seconds, outcome.provider)
 
 
 @tenacity.retry(

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 
 import click
 
-from app.stack.processes import system_command, worker_command
+from app.stack.processes import system_command, webhooks_command, worker_command
 from config.settings import settings
 
 
 @click.command()
 def api() -> None:
     """Serve the HTTP API."""
-    from app.server import serve
-
-    serve(settings())
+    if settings().api_workers > 1 and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        # Read by prometheus-client when it is imported, which has happened here.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="inferenceflow-metrics-")
+    os.execv(sys.executable, [sys.executable, "-m", "app.server"])  # noqa: S606 - our own
 
 
 @click.command()
 @click.option("--name", default="worker", show_default=True)
 @click.option("--queues", default=None, help="Comma separated; all inference queues by default.")
 @click.option("--system", is_flag=True, help="Do the housekeeping instead of jobs.")
-def worker(name: str, queues: str | None, system: bool) -> None:
+@click.option("--webhooks", is_flag=True, help="Deliver webhooks instead of running jobs.")
+def worker(name: str, queues: str | None, system: bool, webhooks: bool) -> None:
     """Run a worker."""
     current = settings()
-    if system:
+    if webhooks:
+        command = webhooks_command(current)
+    elif system:
         command = system_command(current)
     elif queues:
         command = worker_command(current, name, queues.split(","))

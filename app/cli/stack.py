@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from app.cli.tokens import mint
+from app.scopes import SCOPES
 from app.stack.embedded import StackError
 from app.stack.up import Stack, StackOptions
 
@@ -56,7 +57,7 @@ def running_stack(
         stack.start()
         token = mint(
             stack.settings, user="me", tenant=tenant, role="admin",
-            expires=timedelta(days=TOKEN_DAYS),
+            expires=timedelta(days=TOKEN_DAYS), scopes=SCOPES,
         )  # fmt: skip
         stack.announce(token)
         yield stack, token
@@ -78,7 +79,9 @@ def up(**options: Any) -> None:
     with running_stack(StackOptions(**options), console) as (stack, token):
         console.print(
             f"\n[bold green]Ready.[/]  API {stack.url}   docs {stack.url}/docs   "
-            f"Flower http://127.0.0.1:{stack.options.flower_port}\n\n"
+            f"console {stack.url}/console\n"
+            f"Flower http://127.0.0.1:{stack.options.flower_port}   "
+            f"user admin, password {stack.flower_password}\n\n"
             f"token ({TOKEN_DAYS} days): {token}\n\n"
             f"curl -s '{stack.url}/v1/inference?wait=30' \\\n"
             f"  -H 'Authorization: Bearer {token}' \\\n"

@@ -17,6 +17,7 @@ PATHS = (
     "/v1/files",
     "/v1/batches",
     "/v1/webhook_endpoints",
+    "/v1/webhook_event_types",
 )
 
 # Our problem types that have a name of their own at OpenAI: status, code, parameter at fault.
@@ -30,6 +31,7 @@ _RENAMED: dict[str, tuple[int | None, str, str | None]] = {
     "budget-exhausted": (None, "insufficient_quota", None),
     "rate-limited": (None, "rate_limit_exceeded", None),
     "job-ended": (400, "already_ended", None),
+    "batch-ended": (400, "already_ended", None),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from config.celery import CONTROL_QUEUE, INFERENCE_QUEUES, SYSTEM_QUEUE
+from config.celery import CONTROL_QUEUE, INFERENCE_QUEUES, SYSTEM_QUEUE, WEBHOOK_QUEUE
 from config.settings import Settings
 
 CELERY = [sys.executable, "-m", "celery"]
@@ -40,6 +40,19 @@ def system_command(settings: Settings) -> list[str]:
         "--concurrency", "4",
         "--queues", SYSTEM_QUEUE,
         "--hostname", "system@%h",
+        "--loglevel", settings.log_level,
+        "--without-gossip", "--without-mingle",
+    ]  # fmt: skip
+
+
+def webhooks_command(settings: Settings) -> list[str]:
+    """The worker that delivers webhooks, apart from the others: receivers may be slow."""
+    return [
+        *CELERY, "-A", "workers.webhooks.main", "worker",
+        "--pool", "threads",
+        "--concurrency", str(settings.webhook_concurrency),
+        "--queues", WEBHOOK_QUEUE,
+        "--hostname", "webhooks@%h",
         "--loglevel", settings.log_level,
         "--without-gossip", "--without-mingle",
     ]  # fmt: skip

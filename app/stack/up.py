@@ -21,6 +21,7 @@ from app.stack.processes import (
     beat_command,
     flower_command,
     system_command,
+    webhooks_command,
     worker_command,
 )
 from app.stack.supervisor import Child, Supervisor
@@ -61,6 +62,7 @@ class Stack:
         self.url = f"http://127.0.0.1:{options.port}"
         self._supervisor = Supervisor(console, quiet=options.quiet)
         self._beats = options.data / "beats"
+        self._metrics_ports = 0  # given to workers so far
         self.settings = self._prepare()
 
     def _prepare(self) -> Settings:
@@ -121,12 +123,14 @@ class Stack:
         for number in range(options.workers):
             name = f"worker{number + 1}"
             self._start_worker(name, worker_command(self.settings, name))
+        self._start_worker("webhooks", webhooks_command(self.settings))
         start(Child("beat", beat_command(), self._heart("beat"), self._heart_env("beat")))
         start(
             Child(
                 "flower",
                 flower_command(options.flower_port),
                 lambda: _answers(f"http://127.0.0.1:{options.flower_port}/healthcheck"),
+                {"FLOWER_BASIC_AUTH": f"admin:{self.flower_password}"},
             )
         )
 
@@ -144,10 +148,19 @@ class Stack:
         finally:
             database.close()
 
+    @property
+    def flower_password(self) -> str:
+        """The password of Flower's user `admin`."""
+        return _kept_secret(self.options.data / "flower_password", make=True) or ""
+
     def _start_worker(self, name: str, command: list[str]) -> None:
-        self._supervisor.start(
-            Child(name, command, self._heart(name), self._heart_env(name), restart=True)
-        )
+        first = self.settings.prometheus_port
+        env = {
+            **self._heart_env(name),
+            "PROMETHEUS_PORT": str(first + self._metrics_ports if first else 0),
+        }
+        self._metrics_ports += 1
+        self._supervisor.start(Child(name, command, self._heart(name), env, restart=True))
 
     def _heart_env(self, name: str) -> dict[str, str]:
         path = self._beats / name
@@ -193,9 +206,13 @@ def use_kept_secret(data: Path, *, make: bool = False) -> None:
 
     `make`: write one if there is none, readable by its owner alone.
     """
-    path = data / "jwt_secret"
+    secret = _kept_secret(data / "jwt_secret", make=make)
+    if secret is not None:
+        os.environ.setdefault("JWT_SECRET_KEY", secret)
+
+
+def _kept_secret(path: Path, *, make: bool) -> str | None:
     if make and not path.exists():
         path.touch(mode=0o600)
         path.write_text(secrets.token_hex(32))
-    if path.exists():
-        os.environ.setdefault("JWT_SECRET_KEY", path.read_text().strip())
+    return path.read_text().strip() if path.exists() else None

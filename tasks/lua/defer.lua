@@ -14,5 +14,6 @@ redis.call('HSET', record, 'state', 'queued', 'not_before', int(wake), 'ready_at
 redis.call('HDEL', record, 'lease_until', 'worker', 'wake')
 if ARGV[6] ~= '1' then redis.call('HINCRBY', record, 'attempt', -1) end
 decrement('running', job[3])
+total(ARGV[6] == '1' and 'retried' or 'deferred', job[3])
 redis.call('ZADD', key('due'), int(math.min(wake, tonumber(job[4]))), id)
 return 1

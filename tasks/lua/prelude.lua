@@ -16,7 +16,11 @@
 -- dead                    zset    job id -> ms: jobs given up after their last attempt
 -- ended                   stream  one entry for each job that ended: the outbox of what follows
 --                                 from it (usage, webhooks). Each follower has a consumer group
+-- events                  stream  other things that webhooks tell of: ends of batches, budgets
+-- batch:{id} and so on            batches: see tasks/batches.py
 -- stream:{id}             stream  what the client sees of a streamed answer
+-- totals                  hash    what ever happened, for metrics: submitted:{lane}, retried:{lane},
+--                                 deferred:{lane}, recovered:{lane}, ended:{lane}:{state}
 -- broker:inference.{lane} list    Celery messages; each is a hint that a job of the lane is ready
 --
 -- ARGV[1] key prefix, ARGV[2] the Celery message with @ID@ and @LANE@ to fill in.
@@ -79,6 +83,28 @@ local function tell_waiters(id)
   end
 end
 
+-- Let the batch close when the last of its lines has ended: the one step that leads out of
+-- 'in_progress' and 'cancelling'. The message is the completion callback; if it gets lost, the
+-- next tick finds the batch by its state.
+local function settle_batch(id)
+  local record = key('batch', id)
+  local b = redis.call('HMGET', record, 'state', 'total', 'succeeded', 'failed', 'cancelled',
+    'expired', 'callback')
+  if b[1] ~= 'in_progress' and b[1] ~= 'cancelling' then return end
+  if b[3] + b[4] + b[5] + b[6] < tonumber(b[2]) then return end
+  redis.call('HSET', record, 'state', 'finalizing', 'finalizing_at', int(now))
+  local callback = string.gsub(b[7], '@ID@', id)
+  redis.call('LPUSH', key('broker:system'), callback)
+end
+
+-- A job that answers `lines` lines of a batch has ended.
+local function count_in_batch(batch, id, state, lines)
+  if redis.call('EXISTS', key('batch', batch)) == 0 then return end  -- kept no longer
+  redis.call('SREM', key('batch', batch, 'open'), id)
+  redis.call('HINCRBY', key('batch', batch), state, lines)
+  settle_batch(batch)
+end
+
 local settle -- in spend.lua: budgets
 
 -- What a follower of the outbox needs of the job, so that the record may be gone by then.
@@ -94,10 +120,15 @@ local function outbox_fields(id, lane)
   return flat
 end
 
+local function total(...)
+  redis.call('HINCRBY', key('totals'), table.concat({...}, ':'), 1)
+end
+
 -- The one place where a job ends. `fields` is a flat list to write with it.
 local function finish(id, state, fields)
   local record = key('job', id)
-  local job = redis.call('HMGET', record, 'tenant', 'lane', 'state', 'created_at', 'retention_ms')
+  local job = redis.call('HMGET', record, 'tenant', 'lane', 'state', 'created_at', 'retention_ms',
+    'batch', 'lines', 'webhook_url')
   local tenant, lane, was = job[1], job[2], job[3]
   local left = true
   if was == 'running' then
@@ -111,6 +142,7 @@ local function finish(id, state, fields)
   redis.call('PEXPIRE', record, job[5])
   redis.call('ZREM', key('due'), id)
   decrement('open', tenant)
+  total('ended', lane, state)
   local stream = key('stream', id)
   if redis.call('EXISTS', stream) == 1 then
     redis.call('XADD', stream, '*', 'event', 'end', 'data', state)
@@ -118,7 +150,9 @@ local function finish(id, state, fields)
   end
   settle(id, tenant, lane, left)
   redis.call('XADD', key('ended'), 'MAXLEN', '~', 1000000, '*', 'job', id, 'tenant', tenant,
-    'state', state, unpack(outbox_fields(id, lane)))
+    'state', state, 'batch', job[6] or '', 'webhook_url', job[8] or '',
+    unpack(outbox_fields(id, lane)))
+  if job[6] then count_in_batch(job[6], id, state, tonumber(job[7])) end
   tell_waiters(id)
   redis.call('DEL', key('waiters', id))
 end

@@ -82,6 +82,7 @@ redis.call('HINCRBY', hour, ARGV[14] .. ':r', 1)
 redis.call('HINCRBY', hour, ARGV[14] .. ':t', ARGV[15])
 redis.call('EXPIRE', hour, 1296000)
 redis.call('HINCRBY', key('open'), tenant, 1)
+total('submitted', lane)
 
 if final ~= '' then
   -- The answer was looked for before there was a job: that time is all of its life.

@@ -33,6 +33,7 @@ for _, id in ipairs(due) do
       redis.call('HDEL', record, 'lease_until', 'worker')
       redis.call('ZADD', key('due'), job[5], id)
       make_ready(id, tenant, lane, job[4])
+      total('recovered', lane)
       recovered = recovered + 1
     end
   else

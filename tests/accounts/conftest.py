@@ -100,6 +100,21 @@ def api(redis_url: str, prefix: str, database: Database, database_url: str) -> I
 
 
 @pytest.fixture
+def make_api(redis_url: str, prefix: str, database_url: str) -> Iterator[Callable[..., API]]:
+    """More processes of the same API, as it were; with other settings, if given."""
+    made: list[API] = []
+
+    def make(**changes: Any) -> API:
+        values = {"prefix": prefix, "database_url": database_url, **changes}
+        made.append(create_app(make_settings(redis_url, **values)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        services_of(one).database.close()
+
+
+@pytest.fixture
 def client(api: API) -> FlaskClient:
     return api.test_client()
 

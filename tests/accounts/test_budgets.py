@@ -275,9 +275,7 @@ def test_a_repeated_key_is_not_held_twice(
 ) -> None:
     set_budget(client, platform, day_dollars=reserve_nano(api) / 1e9)
     for _ in range(2):
-        answer = client.post(
-            "/v1/inference", json=BODY, headers={**ann, "Idempotency-Key": "one"}
-        )
+        answer = client.post("/v1/inference", json=BODY, headers={**ann, "Idempotency-Key": "one"})
         assert answer.status_code == 202
     assert reserved(api)["u:ann:j"] == 1
 

@@ -21,6 +21,7 @@ def make_settings(redis_url: str, prefix: str, **changes: object) -> Settings:
         _env_file=None,  # type: ignore[call-arg]
         redis_url=redis_url,
         key_prefix=prefix,
+        redis_timeout_seconds=changes.pop("redis_timeout_seconds", 5),  # a busy machine is slow
         jwt_secret_key="a-secret-that-only-the-tests-sign-with",  # type: ignore[arg-type]
         **changes,  # type: ignore[arg-type]
     )

@@ -15,7 +15,6 @@ from tests.stack import real_stack
 EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "30"))  # for each operation
 
 
-
 @pytest.mark.slow
 @pytest.mark.xdist_group("stack")
 @pytest.mark.timeout(600)

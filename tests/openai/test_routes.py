@@ -11,6 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from app.api import API, create_app
+from app.following import follow
 from tasks.inference import Priority
 from tasks.jobs import Job, JobState
 from tasks.streams import Piece
@@ -222,6 +223,35 @@ def test_submissions_are_limited(redis_url, prefix, login) -> None:
     assert answer.status_code == 429
     assert answer.json["error"]["code"] == "rate_limit_exceeded"
     assert answer.headers["Retry-After"]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sign of life is due at once."""
+    monkeypatch.setitem(follow.__kwdefaults__, "ping_seconds", 0.01)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {**CHAT, "stream": True}),
+        ("/v1/responses", {"model": MODEL, "input": "hi", "stream": True}),
+    ],
+)
+def test_a_stream_shows_that_it_lives_and_says_when_it_is_lost(
+    client, login, api, path, body
+) -> None:
+    answer = client.post(path, json=body, headers=login(), buffered=False)
+    chunks = iter(answer.response)
+    while next(chunks) != b": ping\n\n":
+        continue
+    api.extensions["inferenceflow"].hub.stop()
+    rest = b"".join(chunks)
+    if path.endswith("completions"):
+        assert sse(rest)[-1]["error"]["code"] == "stream_lost"
+    else:
+        assert sse(rest) == []  # no last event: the client resumes
 
 
 # --- responses

@@ -128,7 +128,8 @@ def test_the_conversation_is_sent_in_the_providers_shape(
             Message(role="assistant", content="Hello"),
             Message(role="developer", content="In French."),
             Message(
-                role="user", content=[TextPart(type="text", text="Again"), TextPart(type="text", text="please")]
+                role="user",
+                content=[TextPart(type="text", text="Again"), TextPart(type="text", text="please")],
             ),
         ],
         max_tokens=50,

@@ -223,7 +223,11 @@ def test_a_follower_gives_up_when_redis_stays_away(
     redis_url, redis_client, prefix, api, running, monkeypatch
 ) -> None:
     job = running()
-    hasty = create_app(make_settings(redis_url, prefix, redis_timeout_seconds=0.1))
+    hasty = create_app(
+        make_settings(
+            redis_url, prefix, redis_timeout_seconds=0.1, replication_timeout_seconds=0.05
+        )
+    )
     current = hasty.extensions["inferenceflow"]
     events = following.follow(current, job.id, "acme", ping_seconds=0.01)
     assert next(events) is None

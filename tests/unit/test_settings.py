@@ -58,7 +58,8 @@ def test_a_bad_value_stops_a_process_at_once(tmp_path) -> None:
         assert line.startswith("inferenceflow: bad setting: REDIS_PORT: Input should be a valid")
 
 
-def test_redis_url_is_built_from_its_parts() -> None:
+def test_redis_url_is_built_from_its_parts(monkeypatch) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
     settings = Settings(_env_file=None, redis_host="r", redis_port=1, redis_password="p@ss/")
     assert settings.broker_url == "redis://:p%40ss%2F@r:1/0"
     assert settings.cache_url == settings.broker_url

@@ -13,6 +13,7 @@ import redis
 
 from tasks.cache_hit import CacheHit, hit_of
 from tasks.cache_policy import CachePolicy, plan, storable
+from tasks.cache_stats import summary
 from tasks.cache_uses import CacheUses
 from tasks.exact_cache import Answer, Entry, ExactCache, Generations
 from tasks.fingerprint import (
@@ -22,7 +23,7 @@ from tasks.fingerprint import (
 )
 from tasks.inference import InferenceRequest, InferenceSubmission
 from workers.cache.embedding import Embedder, Vectors
-from workers.cache.evidence import Evidence, EvidenceBook, summary
+from workers.cache.evidence import Evidence, EvidenceBook
 from workers.cache.hit import Lookup
 from workers.cache.semantic import Neighbour, SemanticIndex, partition_of
 from workers.cache.store import AnswerStore
@@ -87,7 +88,7 @@ class SemanticCache:
         """The stored answer that serves `prompt`, or None.
 
         Without a `request` the prompt stands alone, with default parameters. `threshold` is a
-        cosine similarity; the request's own goes before it, the policy's (0.85) comes last.
+        cosine similarity; the request's own goes before it, the policy's comes last.
         """
         asked = request or InferenceSubmission(prompt=prompt)
         lookup = self.read(asked, pool=pool, revision=revision, tools=tools)

@@ -19,6 +19,7 @@ from typing import Any, cast
 import redis
 
 from tasks import cache_uses
+from tasks.cache_stats import read_counters, stats_key
 from tasks.fingerprint import digest
 
 MOST_WRONG_PAIRS = 100_000
@@ -44,7 +45,11 @@ class EvidenceBook:
         self.client = client
         self.wrong, self.bars = f"{prefix}:wrong", f"{prefix}:bars"
         self.pool_bars, self.hits = f"{prefix}:pool_bars", f"{prefix}:hits"
-        self._prefix = prefix
+        self.prefix = prefix
+
+    def pool_stats(self, pool: str) -> str:
+        """Where the counters of one pool lie."""
+        return stats_key(self.prefix, pool)
 
     def ask(self, pipeline: Any, pool: str, wanted: str, stored: Sequence[str]) -> None:
         """Queue the reads on `pipeline`: two answers, to be given to `heard`."""
@@ -93,13 +98,11 @@ class EvidenceBook:
 
     def count(self, pipeline: Any, pool: str, counters: dict[str, float]) -> None:
         """Queue counters, for everybody and for the pool."""
-        cache_uses.count(pipeline, self._prefix, pool, counters)
+        cache_uses.count(pipeline, self.prefix, pool, counters)
 
     def counters(self, pool: str | None = None) -> dict[str, float]:
         """The counters of one pool, or of all."""
-        key = cache_uses.stats_key(self._prefix, pool)
-        found = cast("dict[bytes, bytes]", self.client.hgetall(key))
-        return {name.decode(): float(value) for name, value in found.items()}
+        return read_counters(self.client, self.prefix, pool)
 
     def top(self, count: int) -> list[tuple[str, int]]:
         """The most used entries: (fingerprint, hits)."""
@@ -108,25 +111,3 @@ class EvidenceBook:
             self.client.zrevrange(self.hits, 0, count - 1, withscores=True),
         )
         return [(name.decode(), int(hits)) for name, hits in found]
-
-
-def summary(counters: dict[str, float]) -> dict[str, Any]:
-    """Counters as the statistics show them: rates, vetoes, what was saved."""
-    exact, semantic = counters.get("hit_exact", 0.0), counters.get("hit_semantic", 0.0)
-    lookups = exact + semantic + counters.get("miss", 0.0)
-    judged, wrong = counters.get("shadow_judged", 0.0), counters.get("shadow_wrong", 0.0)
-    return {
-        "lookups": int(lookups),
-        "hits": {"exact": int(exact), "semantic": int(semantic)},
-        "hit_rate": (exact + semantic) / lookups if lookups else 0.0,
-        "exact_hit_rate": exact / lookups if lookups else 0.0,
-        "vetoes": {
-            name.removeprefix("veto_"): int(value)
-            for name, value in counters.items()
-            if name.startswith("veto_")
-        },
-        "saved_cost": counters.get("saved_cost", 0.0),
-        "saved_seconds": counters.get("saved_seconds", 0.0),
-        "reported_wrong": int(counters.get("reported_wrong", 0)),
-        "shadow": {"judged": int(judged), "wrong": int(wrong)},
-    }

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from tasks.cache_stats import StoredBytes, read_usage
 from tasks.cache_uses import OVERHEAD, worth_per_use
 from tasks.exact_cache import Entry, ExactCache, Generations, decode_entry, encode_entry
 from workers.cache.embedding import Vectors
 from workers.cache.semantic import VECTOR, SemanticIndex
 
 CHUNK = 500
-
-
-@dataclass(frozen=True)
-class StoredBytes:
-    """What all entries together take."""
-
-    bytes: int
-    entries: int
-    evicted: int
-    expired: int
 
 
 class AnswerStore:
@@ -134,14 +125,4 @@ class AnswerStore:
 
     def usage(self) -> StoredBytes:
         """What is stored now."""
-        with self.client.pipeline() as pipeline:
-            pipeline.hgetall(self.totals)
-            pipeline.hlen(self.sizes)
-            totals, entries = pipeline.execute()
-        read = {key.decode(): float(value) for key, value in totals.items()}
-        return StoredBytes(
-            bytes=int(read.get("bytes", 0)),
-            entries=int(entries),
-            evicted=int(read.get("evicted", 0)),
-            expired=int(read.get("expired", 0)),
-        )
+        return read_usage(self.client, self.exact.prefix)

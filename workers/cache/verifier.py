@@ -64,12 +64,12 @@ class OnnxVerifier:
         self._tokenizer.no_padding()
 
     def judge(self, prompt: str, stored: str, bar: float) -> Verdict:
-        """As the protocol says; both directions are read, and the lower score counts."""
+        """As the protocol says; the lower score of both directions counts."""
         try:
             veto = differ(read_slots(prompt), read_slots(stored))
             if veto is not None:
                 return Verdict(0.0, veto)
-            score = min(self.score(prompt, stored))
+            score = self._least_score(prompt, stored, bar)
         except TooLong:
             return Verdict(0.0, "too_long")
         except Exception as error:  # noqa: BLE001 - whatever fails, the answer is not served
@@ -84,22 +84,30 @@ class OnnxVerifier:
 
         Raises TooLong.
         """
-        first, second = (
-            encoding.ids
-            for encoding in self._tokenizer.encode_batch([prompt, stored], add_special_tokens=False)
-        )
-        if max(len(first), len(second)) > MAX_TOKENS_A_SIDE:
+        first, second = self._tokens(prompt), self._tokens(stored)
+        return self._read(first, second), self._read(second, first)
+
+    def _least_score(self, prompt: str, stored: str, bar: float) -> float:
+        """The lower score of the two directions; the second is not read once the first refuses."""
+        first, second = self._tokens(prompt), self._tokens(stored)
+        forward = self._read(first, second)
+        return forward if forward < bar else min(forward, self._read(second, first))
+
+    def _tokens(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if len(ids) > MAX_TOKENS_A_SIDE:
             raise TooLong
+        return ids
+
+    def _read(self, first: list[int], second: list[int]) -> float:
         types_first, types_second = alignment_types(first, second)
-        rows = [
-            pair_input(first, second, types_first, types_second),
-            pair_input(second, first, types_second, types_first),
-        ]
-        ids = np.array([row[0] for row in rows], np.int64)
-        types = np.array([row[1] for row in rows], np.int64)
-        feed = {"ids": ids, "types": types, "mask": np.ones_like(ids)}
-        forward, backward = self._session.run(None, feed)[0]
-        return float(forward), float(backward)
+        ids, types = pair_input(first, second, types_first, types_second)
+        feed = {
+            "ids": np.array([ids], np.int64),
+            "types": np.array([types], np.int64),
+            "mask": np.ones((1, len(ids)), np.int64),
+        }
+        return float(self._session.run(None, feed)[0][0])
 
 
 def pair_input(

@@ -1,0 +1,262 @@
+"""One real run: its numbers in every metric, every panel and the console, held against the job
+records.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from app.stack.embedded import free_port
+from tasks.scaler_state import claim_tick, save_tick
+from tests.observe.conftest import read_samples
+from tests.stack import ROOT, RealStack, eventually, real_stack
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("observe")]
+
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+# Panels of what a good run does not have.
+MAY_BE_EMPTY = {"Runs put off", "Errors", "Answers shared in flight"}
+
+
+def decision(queue: str, at: float) -> dict[str, object]:
+    """A decision as workers/scaler/log.py writes it, as far as it is shown."""
+    level = 20 + 5 * ((at / 30) % 4)
+    return {
+        "queue": queue, "at": at, "level": "nowcast", "before": 2, "after": 3, "reason": "staffing",
+        "direction": "up", "binding": "staffing", "beta": 1.0, "applied": False,
+        "replicas": {"desired": 2, "ready": 2, "pending": 0, "stuck": 0},
+        "forecast": {"actual": level, "p50": level + 2, "upper": level + 6},
+        "skill": {"nowcast_loss": 1.0, "seasonal_loss": None, "coverage": 0.95},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RealStack, list[dict]]]:
+    """The stack after forty jobs, and the jobs as the API gives them."""
+    port = free_port()
+    folder = tmp_path_factory.mktemp("observe")
+    with real_stack(folder, "--latency", "0.05", workers=0) as stack:
+        stack.env["PROMETHEUS_PORT"] = str(port)
+        stack.start_worker("worker1")
+        stack.metrics_port = port  # type: ignore[attr-defined]
+        session = stack.session()
+
+        catalogue = session.get(f"{stack.url}/v1/models", timeout=10).json()["data"]
+        local = next(one["id"] for one in catalogue if one["owned_by"] == "local")
+
+        def ask(number: int) -> str:
+            body = {
+                "prompt": f"What is the capital of country {number % 25}?",
+                "priority": ("high", "normal", "low")[number % 3],
+                "stream": number % 5 == 0,
+                "max_tokens": 20,
+                "temperature": 0,
+                "model_preference": local,
+            }
+            answer = session.post(f"{stack.url}/v1/inference?wait=60", json=body, timeout=90)
+            assert answer.status_code == 200, answer.text
+            return str(answer.json()["id"])
+
+        with ThreadPoolExecutor(4) as pool:
+            ids = list(pool.map(ask, range(25)))
+        ids += [ask(number) for number in range(25, 40)]
+        now = time.time()
+        token = claim_tick(stack.redis, "test", 60, prefix=stack.settings.key_prefix)
+        assert token is not None
+        for step in range(20):
+            for queue in ("high", "normal", "low"):
+                save_tick(
+                    stack.redis,
+                    token,
+                    memories={},
+                    decisions={queue: json.dumps(decision(queue, now - 600 + 30 * step))},
+                    prefix=stack.settings.key_prefix,
+                )
+        jobs = [session.get(f"{stack.url}/v1/jobs/{one}", timeout=10).json() for one in ids]
+        yield stack, jobs
+
+
+def worker_samples(stack: RealStack) -> dict:
+    port = stack.metrics_port  # type: ignore[attr-defined]
+    return read_samples(requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text)
+
+
+def test_the_numbers_are_those_of_the_job_records(run: tuple[RealStack, list[dict]]) -> None:
+    stack, jobs = run
+    hits = [job for job in jobs if job["result"]["cache_hit"]]
+    assert len(jobs) == 40
+    assert len(hits) >= 10
+
+    def all_counted() -> bool:
+        windows = stack.session().get(f"{stack.url}/v1/stats", timeout=10).json()["windows"]
+        return windows["5m"]["ended"] == {"succeeded": 40}
+
+    eventually(all_counted, seconds=15, what="40 ended jobs in /v1/stats")
+    samples = worker_samples(stack)
+    by_provider = Counter(
+        "cache" if job["result"]["cache_hit"] else job["result"]["provider"] for job in jobs
+    )
+    for provider, count in by_provider.items():
+        name = "inferenceflow_request_duration_seconds_count"
+        assert samples[name, (("provider", provider),)] == count
+    summed = Counter[str]()
+    for (name, labels), amount in samples.items():
+        if name == "inferenceflow_tokens_total":
+            summed[dict(labels)["kind"]] += amount
+        if name == "inferenceflow_queue_wait_seconds_count":
+            summed["waits"] += amount
+    assert summed["output"] == sum(job["result"]["usage"]["output_tokens"] for job in jobs)
+    assert summed["waits"] == 40
+    total = {
+        labels: amount
+        for (name, labels), amount in read_samples(
+            requests.get(f"{stack.url}/v1/metrics", timeout=10).text
+        ).items()
+        if name == "inferenceflow_jobs_ended_total" and amount
+    }
+    lanes = Counter(job["priority"] for job in jobs)
+    assert total == {
+        (("priority", lane), ("state", "succeeded")): count for lane, count in lanes.items()
+    }
+    mine = stack.session().get(f"{stack.url}/v1/cache/stats", timeout=10).json()
+    assert mine["hits"]["exact"] + mine["hits"]["semantic"] == len(
+        [job for job in hits if job["result"]["cache"]["layer"] != "flight"]
+    )
+
+
+def test_every_panel_shows_data(
+    run: tuple[RealStack, list[dict]], tmp_path: Path, promtool: str
+) -> None:
+    stack, _ = run
+    port = free_port()
+    targets = {"api": stack.api_port, "worker": stack.metrics_port}  # type: ignore[attr-defined]
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(ROOT / "monitoring/prometheus/rules/*.yml")],
+        "scrape_configs": [
+            {
+                "job_name": name,
+                "metrics_path": "/v1/metrics" if name == "api" else "/metrics",
+                "static_configs": [{"targets": [f"127.0.0.1:{target}"]}],
+            }
+            for name, target in targets.items()
+        ],
+    }
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    binary = shutil.which("prometheus")
+    assert binary is not None
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [
+                binary, f"--config.file={tmp_path}/prometheus.yml",
+                f"--storage.tsdb.path={tmp_path}/data", f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    session = requests.Session()
+    session.trust_env = False
+
+    def rows(expr: str) -> list[dict]:
+        expr = expr.replace("$__rate_interval", "1m")
+        try:
+            answer = session.get(
+                f"http://127.0.0.1:{port}/api/v1/query", params={"query": expr}, timeout=5
+            )
+        except requests.ConnectionError:
+            return []
+        if answer.status_code == 503:
+            return []
+        assert answer.status_code == 200, (expr, answer.text)
+        return list(answer.json()["data"]["result"])
+
+    try:
+        wanted = [
+            (panel["title"], target["expr"])
+            for path in (ROOT / "monitoring/grafana/dashboards").glob("*.json")
+            for panel in json.loads(path.read_text())["panels"]
+            for target in panel["targets"]
+        ]
+        eventually(lambda: bool(rows('up{job="worker"} == 1')), seconds=60, what="a scrape")
+        for title, expr in wanted:
+            if title in MAY_BE_EMPTY:
+                rows(expr)  # at least it is understood
+                continue
+            eventually(lambda expr=expr: bool(rows(expr)), seconds=60, what=f"{title}: {expr}")  # type: ignore[misc]
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path}/profile", "--window-size=1280,1500"):
+        options.add_argument(flag)
+    options.binary_location = shutil.which("chromium") or ""
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()
+
+
+def test_the_console(run: tuple[RealStack, list[dict]], browser: webdriver.Chrome) -> None:
+    stack, jobs = run
+    wait = WebDriverWait(browser, 30)
+    browser.get(f"{stack.url}/console")
+    browser.find_element(By.ID, "token").send_keys("nonsense")
+    browser.find_element(By.CSS_SELECTOR, "form button").click()
+    wait.until(lambda b: "not valid" in b.find_element(By.ID, "refused").text)
+    browser.find_element(By.ID, "token").send_keys(stack.token())
+    browser.find_element(By.CSS_SELECTOR, "form button").click()
+    for panel in ("queues", "speed", "cache", "providers", "jobs", "scaler"):
+        wait.until(lambda b, panel=panel: b.find_elements(By.CSS_SELECTOR, f"#{panel} > *"))
+    shown = browser.find_elements(By.CSS_SELECTOR, "#jobs tr")[1:]
+    assert [row.text.split()[0] for row in shown] == [
+        job["id"][:12] for job in sorted(jobs, key=lambda j: (j["created_at"], j["id"]))[::-1][:20]
+    ]
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#scaler svg polyline")) == 9
+    assert "local" in browser.find_element(By.ID, "providers").text
+    rate = browser.find_element(By.CSS_SELECTOR, "#cache .big").text
+    mine = stack.session().get(f"{stack.url}/v1/cache/stats", timeout=10).json()
+    assert rate == f"{100 * mine['hit_rate']:.1f} %"
+    assert stack.token() not in browser.page_source
+    errors = [e for e in browser.get_log("browser") if "Security Policy" in e["message"]]
+    assert not errors
+    images = ROOT / "docs" / "images"
+    images.mkdir(exist_ok=True)
+    browser.save_screenshot(str(images / "console.png"))
+    browser.set_window_size(420, 900)
+    width = browser.execute_script("return document.documentElement.scrollWidth - innerWidth")
+    assert width <= 0  # nothing sticks out on a phone
+    browser.save_screenshot(str(images / "console-phone.png"))
+    browser.find_element(By.ID, "sign-out").click()
+    assert not browser.find_elements(By.CSS_SELECTOR, "#jobs > *")
+    assert browser.execute_script("return sessionStorage.length") == 0
+
+
+def test_the_page_is_guarded(run: tuple[RealStack, list[dict]]) -> None:
+    stack, _ = run
+    page = requests.get(f"{stack.url}/console", timeout=10)
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert "'unsafe-inline'" not in page.headers["Content-Security-Policy"]
+    for path in ("/v1/queues", "/v1/stats", "/v1/providers", "/v1/scaler", "/v1/cache/stats"):
+        assert requests.get(f"{stack.url}{path}", timeout=10).status_code == 401

@@ -1,0 +1,87 @@
+"""Sending webhooks: claim what is due, post it, write down what came of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, datetime
+
+from tasks.deliveries import Claimed, Outcome
+from tasks.webhooks import signed_headers
+from workers.webhooks.context import WebhookContext, webhook_context
+from workers.webhooks.egress import Posted
+
+logger = logging.getLogger(__name__)
+
+GONE = 410
+LEASE_MARGIN_SECONDS = 15.0  # for what comes before and after the call
+STAY_SECONDS = 60.0  # one message serves what is due for so long
+MAX_RETRY_AFTER_SECONDS = 86_400
+
+
+def deliver_due() -> None:
+    """Deliver until nothing can be sent now."""
+    current = webhook_context()
+    end = time.monotonic() + STAY_SECONDS
+    while time.monotonic() < end:
+        claimed = current.deliveries.claim(
+            lease_seconds=current.settings.webhook_timeout_seconds + LEASE_MARGIN_SECONDS,
+            per_endpoint=current.settings.webhook_endpoint_concurrency,
+            per_tenant=current.settings.webhook_tenant_concurrency,
+        )
+        if claimed is None:
+            return
+        _deliver(current, claimed)
+
+
+def _deliver(current: WebhookContext, claimed: Claimed) -> None:
+    delivery = claimed.delivery
+    at = datetime.now(UTC)
+    headers = signed_headers(
+        current.webhooks.signing_secrets(claimed.endpoint), delivery.id, delivery.payload, at
+    )
+    posted = current.sender.post(claimed.url, delivery.payload, headers)
+    outcome, next_at = _judge(claimed, posted)
+    current.deliveries.settle(
+        delivery,
+        outcome,
+        attempt={
+            "number": delivery.fence,
+            "at": at.isoformat(timespec="milliseconds"),
+            "status": posted.status,
+            "error": posted.error or None,
+            "latency_ms": posted.latency_ms,
+            "response": posted.excerpt,
+        },
+        next_at=next_at,
+        disable_seconds=current.settings.webhook_disable_seconds,
+    )
+    current.metrics.record_webhook_delivery(outcome, posted.latency_ms / 1000)
+    logger.info(
+        "webhook sent" if outcome == "delivered" else "webhook not delivered",
+        extra={
+            "action": "webhook",
+            "delivery": delivery.id,
+            "endpoint": delivery.endpoint,
+            "tenant": delivery.tenant,
+            "outcome": outcome,
+            "status": posted.status,
+            "latency_ms": posted.latency_ms,
+        },
+    )
+
+
+def _judge(claimed: Claimed, posted: Posted) -> tuple[Outcome, int | None]:
+    """What an answer means: 2xx is success, 410 the end, all else (3xx too) is tried again."""
+    if posted.status is not None and 200 <= posted.status < 300:
+        return "delivered", None
+    if posted.status == GONE:
+        return "gone", None
+    next_at = claimed.delivery.next_try()
+    if next_at is None:
+        return "failed", None
+    asked = posted.retry_after
+    if asked.isdecimal():
+        seconds = min(int(asked), MAX_RETRY_AFTER_SECONDS)
+        next_at = max(next_at, round((time.time() + seconds) * 1000))
+    return "retry", max(next_at, round(time.time() * 1000) + 1000)
