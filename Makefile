@@ -40,10 +40,16 @@ test: check build/checkov/bin/checkov ## Everything: checks, all tests, coverage
 test-fast: $(STAMP) ## The quick tests, in under a minute
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" -q
 
+bench: $(STAMP) ## The quick benchmarks; results in build/benchmarks (see docs/performance.md)
+	$(BIN)/python -m benchmarks.submit
+	$(BIN)/python -m benchmarks.exact_repeat
+	PYTHON=$(PYTHON) benchmarks/peers.sh build/peers
+	$(BIN)/python -m benchmarks.chat
+
 lock: ## Write constraints.txt anew (without the packages of torch's GPU build)
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
 	build/lock/bin/uv pip compile --quiet --no-header --no-annotate --python-version 3.11 \
 	    --extra dev pyproject.toml | grep -vE '^(nvidia|cuda|triton)' > constraints.txt
 
-.PHONY: help install demo run check test test-fast lock
+.PHONY: help install demo run check test test-fast bench lock

@@ -1,4 +1,4 @@
-"""A closed-loop HTTP/1.1 load generator: each client sends its next request after the answer.
+"""An HTTP/1.1 load generator: each client sends its next request after the answer, or a pause.
 
 On uvloop one core sends more than 10,000 requests a second, so it does not bound what is measured.
 """
@@ -6,6 +6,7 @@ On uvloop one core sends more than 10,000 requests a second, so it does not boun
 from __future__ import annotations
 
 import asyncio
+import random
 import statistics
 import time
 from collections import Counter
@@ -63,7 +64,10 @@ class _Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
-        self._send()
+        if self._run.think:  # not all at once
+            asyncio.get_running_loop().call_later(random.uniform(0, self._run.think), self._send)
+        else:
+            self._send()
 
     def _send(self) -> None:
         assert self._transport is not None
@@ -87,7 +91,14 @@ class _Client(asyncio.Protocol):
             return
         self._buffer = b""
         self._run.note(int(head[9:12]), time.perf_counter() - self._sent, b"x-cache: hit" in lower)
-        self._send()
+        self._pause()
+
+    def _pause(self) -> None:
+        if self._run.think:
+            seconds = random.uniform(0.5, 1.5) * self._run.think
+            asyncio.get_running_loop().call_later(seconds, self._send)
+        else:
+            self._send()
 
     def connection_lost(self, _error: Exception | None) -> None:
         if not self._run.over:
@@ -98,7 +109,8 @@ class _Client(asyncio.Protocol):
 class _Run:
     """The clients of one run, and what they saw."""
 
-    def __init__(self, target: Target, bodies: Iterator[bytes]) -> None:
+    def __init__(self, target: Target, bodies: Iterator[bytes], think: float) -> None:
+        self.think = think
         self.requests = (target.encode(body) for body in bodies)
         self.over = False
         self.counting = False
@@ -127,9 +139,9 @@ class _Run:
 
 
 async def _run(
-    target: Target, bodies: Iterator[bytes], clients: int, seconds: float, warm: float
+    target: Target, bodies: Iterator[bytes], clients: int, seconds: float, warm: float, think: float
 ) -> Load:
-    run = _Run(target, bodies)
+    run = _Run(target, bodies, think)
     await asyncio.gather(*(run.connect() for _ in range(clients)))
     await asyncio.sleep(warm)
     run.counting = True
@@ -154,7 +166,16 @@ async def _run(
 
 
 def load(
-    target: Target, bodies: Iterator[bytes], *, clients: int, seconds: float, warm: float = 1.5
+    target: Target,
+    bodies: Iterator[bytes],
+    *,
+    clients: int,
+    seconds: float,
+    warm: float = 1.5,
+    think: float = 0.0,
 ) -> Load:
-    """Load `target` for `seconds`, after `warm` seconds that do not count."""
-    return uvloop.run(_run(target, bodies, clients, seconds, warm))
+    """Load `target` for `seconds`, after `warm` seconds that do not count.
+
+    `think`: mean seconds between an answer and the client's next request.
+    """
+    return uvloop.run(_run(target, bodies, clients, seconds, warm, think))

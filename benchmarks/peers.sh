@@ -14,9 +14,5 @@ if [ ! -d "$folder/portkey/node_modules/@portkey-ai/gateway" ]; then
     mkdir -p "$folder/portkey"
     npm install --silent --no-fund --no-audit --prefix "$folder/portkey" @portkey-ai/gateway
 fi
-if [ ! -x "$folder/load/bin/locust" ]; then
-    "${PYTHON:-python3.11}" -m venv "$folder/load"
-    "$folder/load/bin/python" -m pip install --quiet --disable-pip-version-check locust
-fi
 "$folder/litellm/bin/python" -m pip show litellm | sed -n 's/^Version: /litellm /p'
 sed -n 's/^ *"version": "\(.*\)",$/portkey \1/p' "$folder/portkey/node_modules/@portkey-ai/gateway/package.json"

@@ -63,6 +63,7 @@ class MeasuredStack(RealStack):
             "MAX_QUEUE_DEPTH": "100000000",
             "MAX_TENANT_QUEUE_DEPTH": "100000000",
             "LOG_LEVEL": "WARNING",
+            "TASK_EVENTS": "false",  # nobody watches
         }
         super().__init__(folder, {**limits, **overrides})
 

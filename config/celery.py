@@ -82,6 +82,8 @@ def celery_config(settings: Settings) -> dict[str, Any]:
     broker_url, broker_options = _broker(settings)
     return {
         "broker_url": broker_url,
+        "broker_transport": "config.broker:"
+        + ("SentinelTransport" if is_sentinel(settings.broker_url) else "RedisTransport"),
         # The ledger holds every result. A result backend would hold a second, weaker truth; the
         # few control tasks that are waited for answer through a Redis list of their own.
         "task_ignore_result": True,
@@ -138,7 +140,8 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         },
         "visibility_timeout": VISIBILITY_TIMEOUT,
         # Flower and celery-exporter live on these. Tasks carry ids only, so no prompt is in them.
-        "worker_send_task_events": True,
+        # They take a fifth of a busy worker's main thread; Flower switches them on where it runs.
+        "worker_send_task_events": settings.task_events,
         "task_send_sent_event": False,  # a publish more for each task, and nobody reads it
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,

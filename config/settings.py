@@ -156,6 +156,10 @@ class Settings(BaseSettings):
         default=None, description="Touched while a worker is healthy, for its liveness probe."
     )
 
+    task_events: bool = Field(
+        default=True, description="Workers send Celery's events, for Flower and celery-exporter."
+    )
+
     # --- Files and batches -----------------------------------------------------------------
     files_url: str = Field(
         default="file://var/files",

@@ -1,0 +1,117 @@
+"""Exact repeats: answered by the API, without a worker, as a job like any other."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from flask.testing import FlaskClient
+
+from app.api import API
+from tasks.cache_uses import stats_key
+from tasks.exact_cache import Answer, Entry, encode_entry
+from tasks.fingerprint import fingerprint, last_user_text, scope_of, tenant_pool
+from tasks.inference import InferenceSubmission, Priority
+from tests.api.conftest import Login
+
+PROMPT = "Why is the sky blue?"
+
+
+@pytest.fixture
+def stored(api: API) -> str:
+    """The fingerprint of an answer to PROMPT that a worker has stored for the tenant acme."""
+    services = api.extensions["inferenceflow"]
+    asked, pool = InferenceSubmission(prompt=PROMPT), tenant_pool("acme")
+    scope = scope_of(asked, pool=pool)
+    name = fingerprint(scope, last_user_text(asked))
+    answer = Answer("Rayleigh scattering.", "openai", "gpt-4o-mini", cost=0.5, latency=2.0)
+    entry = Entry(name, pool, scope.digest, PROMPT, answer, time.time() - 10, ttl=60)
+    key = f"{services.settings.key_prefix}cache:entry:{name}"
+    services.cache_redis.set(key, encode_entry(entry), ex=60)
+    return name
+
+
+def test_a_repeat_is_an_ended_job_at_once(client: FlaskClient, login: Login, stored: str) -> None:
+    answer = client.post("/v1/inference", json={"prompt": PROMPT}, headers=login())
+    assert answer.status_code == 200
+    job = answer.json
+    assert (job["state"], job["attempt"], job["timing"]["provider_ms"]) == ("succeeded", 0, 0)
+    assert job["timing"]["total_ms"] == job["timing"]["cache_ms"]
+    result = job["result"]
+    assert (result["response"], result["cache_hit"]) == ("Rayleigh scattering.", True)
+    assert (result["cost"], result["saved"], result["tokens_used"]) == (0.0, 0.5, 0)
+    assert (result["cache"]["layer"], result["cache"]["entry"]) == ("exact", stored)
+    again = client.get(f"/v1/jobs/{job['id']}", headers=login()).json
+    assert {**again, "queue_position": None} == {**job, "queue_position": None}
+
+
+def test_nothing_is_left_for_a_worker(
+    api: API, client: FlaskClient, login: Login, stored: str
+) -> None:
+    client.post("/v1/inference", json={"prompt": PROMPT}, headers=login())
+    services = api.extensions["inferenceflow"]
+    assert services.ledger.claim(Priority.NORMAL, "worker", 10) is None
+    assert services.ledger.loads()[Priority.NORMAL].messages == 0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"prompt": PROMPT + " In one word?"},
+        {"cache": {"mode": "off"}},
+        {"cache": {"mode": "refresh"}},
+        {"temperature": 1.5},
+        {"system": "Be brief."},
+    ],
+)
+def test_what_may_not_be_served_is_queued(
+    client: FlaskClient, login: Login, stored: str, changed: dict[str, object]
+) -> None:
+    answer = client.post("/v1/inference", json={"prompt": PROMPT, **changed}, headers=login())
+    assert (answer.status_code, answer.json["state"]) == (202, "queued")
+
+
+def test_another_tenant_is_not_served(client: FlaskClient, login: Login, stored: str) -> None:
+    answer = client.post("/v1/inference", json={"prompt": PROMPT}, headers=login(tenant="other"))
+    assert answer.status_code == 202
+
+
+def test_what_was_invalidated_is_not_served(
+    api: API, client: FlaskClient, login: Login, stored: str
+) -> None:
+    services = api.extensions["inferenceflow"]
+    services.cache_redis.incr(f"{services.settings.key_prefix}cache:generation")
+    answer = client.post("/v1/inference", json={"prompt": PROMPT}, headers=login())
+    assert answer.status_code == 202
+
+
+def test_chat_and_its_stream_repeat_too(client: FlaskClient, login: Login, stored: str) -> None:
+    body = {"model": "auto", "messages": [{"role": "user", "content": PROMPT}]}
+    whole = client.post("/v1/chat/completions", json=body, headers=login())
+    assert whole.headers["X-Cache"] == "hit; layer=exact"
+    assert whole.json["choices"][0]["message"]["content"] == "Rayleigh scattering."
+    stream = client.post("/v1/chat/completions", json={**body, "stream": True}, headers=login())
+    assert b"Rayleigh scattering." in stream.data
+    assert stream.data.endswith(b"data: [DONE]\n\n")
+
+
+def test_an_idempotency_key_still_names_one_job(
+    client: FlaskClient, login: Login, stored: str
+) -> None:
+    headers = {**login(), "Idempotency-Key": "k"}
+    first = client.post("/v1/inference", json={"prompt": PROMPT}, headers=headers).json
+    second = client.post("/v1/inference", json={"prompt": PROMPT}, headers=headers)
+    assert second.json["id"] == first["id"]
+    assert second.headers["Idempotency-Replayed"] == "true"
+
+
+def test_hits_are_counted(api: API, client: FlaskClient, login: Login, stored: str) -> None:
+    for _ in range(3):
+        client.post("/v1/inference", json={"prompt": PROMPT}, headers=login())
+    services = api.extensions["inferenceflow"]
+    services.repeats.uses.flush()
+    prefix = f"{services.settings.key_prefix}cache"
+    for key in (stats_key(prefix), stats_key(prefix, tenant_pool("acme"))):
+        counted = {k.decode(): float(v) for k, v in services.cache_redis.hgetall(key).items()}
+        assert counted == {"hit_exact": 3, "saved_cost": 1.5, "saved_seconds": 6}
+    assert services.cache_redis.zscore(f"{prefix}:hits", stored) == 3
