@@ -71,7 +71,7 @@ class _Client(asyncio.Protocol):
 
     def _send(self) -> None:
         assert self._transport is not None
-        if self._run.over:
+        if self._run.over or self._transport.is_closing():
             self._transport.close()
             return
         self._sent = time.perf_counter()

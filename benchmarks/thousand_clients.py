@@ -1,6 +1,6 @@
 """1,000 clients at once, each waiting for its answers: `POST /v1/inference?wait=30`.
 
-`python -m benchmarks.thousand_clients [--clients 1000] [--think 20] [--seconds 30]`
+`python -m benchmarks.thousand_clients [--clients 1000] [--think 16] [--seconds 30]`
 
 Every client keeps its connection, sends a prompt, waits for the answer of the queue's worker (the
 upstream takes 50 ms), thinks, and sends the next. One API process, one worker process.
@@ -24,7 +24,7 @@ def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=1000)
-    parser.add_argument("--think", type=float, default=20, help="mean seconds")
+    parser.add_argument("--think", type=float, default=16, help="mean seconds")
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks"))
     arguments = parser.parse_args()
