@@ -69,6 +69,7 @@ class RealStack:
             "LOG_FORMAT": "json",
             "HF_HUB_OFFLINE": "1",
             "PROMETHEUS_PORT": "0",
+            "REDIS_TIMEOUT_SECONDS": "3",  # a busy machine is slow; tests of the timeout set it
             "DATABASE_URL": f"sqlite:///{self.folder}/inferenceflow.db",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), self.python_path])),
             **self.overrides,

@@ -42,7 +42,7 @@ admin_api = APIBlueprint(
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Title = Annotated[str, StringConstraints(max_length=200)]
-REFUSALS = problems(400, 401, 403, 404, 409, 415, 422, 429, 503)
+REFUSALS = {"200": None, "201": None, **problems(400, 401, 403, 404, 409, 415, 422, 429, 503)}
 
 
 class _Body(BaseModel):

@@ -75,7 +75,7 @@ def submit_all(stack: RealStack, count: int, **body: object) -> list[str]:
         answer = session.post(
             f"{stack.url}/v1/inference", json={"prompt": f"p{number}", **body}, timeout=10
         )
-        assert answer.status_code == 202, answer.text
+        assert answer.status_code in (200, 202), answer.text  # 200: an exact repeat
         ids.append(str(answer.json()["id"]))
     return ids
 

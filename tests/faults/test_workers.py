@@ -138,9 +138,12 @@ def test_a_poison_job_is_given_up(stack: RealStack) -> None:
     behave(stack, mode="hang")
     job_id = submit(stack, "poison")
     for attempt in range(3):
-        eventually(
-            lambda: state(stack, job_id) is JobState.RUNNING, seconds=30, what=f"run {attempt}"
-        )
+
+        def runs(number: int = attempt + 1) -> bool:
+            job = stack.ledger.read(job_id, "acme").job
+            return job.state is JobState.RUNNING and job.attempt == number
+
+        eventually(runs, seconds=30, what=f"run {attempt}")
         stack.kill("worker1")
         if attempt < 2:
             stack.start_worker("worker1")
