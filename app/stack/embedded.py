@@ -8,6 +8,7 @@ import importlib
 import json
 import shutil
 import socket
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -89,9 +90,16 @@ def model_file(folder: Path) -> Path:
     return path
 
 
+def model_server() -> str | None:
+    """The model's server: beside this Python, also where its environment is not activated."""
+    return shutil.which("dasllama-server", path=str(Path(sys.executable).parent)) or shutil.which(
+        "dasllama-server"
+    )
+
+
 def model_command(port: int, weights: Path, *, threads: int = 2) -> list[str]:
     """The command of the local model's OpenAI-compatible server. Raises StackError."""
-    binary = shutil.which("dasllama-server")
+    binary = model_server()
     if binary is None:
         raise StackError(
             "no dasllama-server: install it with `pip install 'inferenceflow[local]'`, "
