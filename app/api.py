@@ -70,6 +70,15 @@ PAGE_HEADERS = {
 }
 
 
+ANY_OTHER_ANSWER = {
+    "description": "A refusal: a problem document, or OpenAI's error shape on its paths.",
+    "content": {
+        "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}},
+        "application/json": {"schema": {"type": "object"}},
+    },
+}
+
+
 class Request(flask.Request):
     """A request whose JSON body goes to pydantic as it came: parsed once, and strictly."""
 
@@ -87,6 +96,15 @@ class API(OpenAPI):
     """The application, with our way of reading requests."""
 
     request_class = Request
+
+    def generate_spec_json(self) -> None:
+        """The OpenAPI document; every operation says what any other answer looks like."""
+        super().generate_spec_json()  # type: ignore[no-untyped-call]
+        usage = self.spec_json["paths"]["/v1/usage"]["get"]["responses"]["200"]
+        usage["content"]["text/csv"] = {"schema": {"type": "string"}}
+        for operations in self.spec_json["paths"].values():
+            for operation in operations.values():
+                operation["responses"].setdefault("default", ANY_OTHER_ANSWER)
 
 
 def create_app(settings: Settings) -> API:

@@ -140,7 +140,7 @@ def asynchronous(client: openai.OpenAI) -> None:
             assert made.choices[0].message.content == "later"
             text = ""
             async for chunk in await other.chat.completions.create(
-                model=MODEL, messages=ask("later still"), stream=True
+                model=MODEL, messages=ask("later still"), stream=True, extra_body=UNCACHED
             ):
                 text += chunk.choices[0].delta.content or ""
             assert text == "later still"
