@@ -34,8 +34,8 @@ check: $(STAMP) ## Lint, formatting, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check build/checkov/bin/checkov ## Everything: checks, all tests, coverage of at least 90%
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=90
+test: check build/checkov/bin/checkov ## Everything: checks, all tests, coverage
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=80
 
 test-fast: $(STAMP) ## The quick tests, in under a minute
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" -q
