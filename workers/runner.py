@@ -1,8 +1,8 @@
 """One run of one job: claim, hold the lease, run the pipeline, end or defer.
 
 Redis round trips of a job that misses the cache, beside Celery's own: claim 1, exact lookup 1,
-semantic search 1, flight 1, router 2, store 1, release 1, finish 1. A lease is renewed with all others
-of the process; counters are summed up and written once a second.
+semantic search 1, flight 1, router 2, store 1, release 1, finish 1. A lease is renewed with all
+others of the process; counters are summed up and written once a second.
 """
 
 from __future__ import annotations
