@@ -37,7 +37,7 @@ check: $(STAMP) ## Lint, formatting, types, layers
 test: check build/checkov/bin/checkov ## Everything: checks, all tests, coverage
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=80
 
-test-fast: $(STAMP) ## The quick tests, in under a minute
+test-fast: $(STAMP) ## The quick tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" -q
 
 bench: $(STAMP) ## The quick benchmarks; results in build/benchmarks (see docs/performance.md)

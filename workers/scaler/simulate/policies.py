@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import replace
 
 import numpy as np
@@ -38,16 +39,16 @@ class InferenceFlow:
         return 0 if decision.before is None else decision.before
 
 
-class _Stabilised:
+class _Stabilised(ABC):
     """A rule without a forecast, under the product's limits on change."""
 
     def __init__(self, knobs: QueueKnobs) -> None:
         self._knobs = knobs
         self._needs: list[tuple[float, int]] = []
 
+    @abstractmethod
     def need(self, signals: QueueSignals) -> int | None:
         """The rule; None to hold."""
-        raise NotImplementedError
 
     def target(self, signals: QueueSignals) -> int:
         """The rule's wish, after stabilisation and limits."""
