@@ -49,14 +49,14 @@ from config.settings import Settings
 logger = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
-SUBMITTING = (  # endpoints that bring work
+SUBMITTING = {  # endpoints that bring work
     "jobs.submit_inference",
     "batch.submit_batch",
     "batches.create_batch",
     "chat.create_chat_completion",
     "responses.create_response",
     "auth.issue_token",  # each a costly hash
-)
+}
 PUBLIC = ("/v1/health", "/v1/metrics", "/v1/auth/", "/docs", "/openapi.json")
 
 

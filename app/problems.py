@@ -11,7 +11,6 @@ from typing import Any
 import orjson
 import redis
 from flask import Flask, Response, g, request
-from flask_limiter import RateLimitExceeded
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
@@ -156,13 +155,6 @@ def register_error_handlers(app: Flask) -> None:
         kind = HTTPStatus(status).phrase.lower().replace(" ", "-")
         return Problem(status, kind, detail, headers=headers).response()
 
-    def rate_limited(error: RateLimitExceeded) -> Response:
-        return Problem(
-            429,
-            "rate-limited",
-            f"More than {error.limit.limit} requests. Wait for the time in Retry-After.",
-        ).response()
-
     def redis_down(error: redis.RedisError) -> Response:
         logger.warning(
             "job store unavailable",
@@ -275,7 +267,6 @@ def register_error_handlers(app: Flask) -> None:
         ).response()
 
     app.register_error_handler(Problem, problem)
-    app.register_error_handler(RateLimitExceeded, rate_limited)
     app.register_error_handler(HTTPException, http)
     app.register_error_handler(redis.RedisError, redis_down)
     app.register_error_handler(redis.exceptions.OutOfMemoryError, redis_full)

@@ -54,8 +54,12 @@ class WeightedCycle:
 
     def consume(self, n: int) -> list[str]:
         """The queues for the next BRPOP."""
+        return self.order(self.items[:n])
+
+    def order(self, queues: list[str]) -> list[str]:
+        """These queues, in the order in which to look for the next message."""
         rank = {name: place for place, name in enumerate((CONTROL_QUEUE, *QUEUE_WEIGHTS))}
-        rest = sorted(self.items[:n], key=lambda name: rank.get(name, len(rank)))
+        rest = sorted(queues, key=lambda name: rank.get(name, len(rank)))
         first = next(self._order)
         if first not in rest:
             return rest

@@ -282,7 +282,19 @@ class Ledger:
 
     def claim(self, lane: Priority, worker: str, lease_seconds: float) -> Job | None:
         """Take the lane's next job, tenants in turn; None when nothing is ready."""
-        reply = self._call(self._claim, lane.value, worker, round(lease_seconds * 1000))
+        return self._take(worker, lease_seconds, "", [lane])
+
+    def claim_more(
+        self, lanes: Iterable[Priority], worker: str, lease_seconds: float
+    ) -> Job | None:
+        """Like `claim`, of the first lane that has a job, for a worker without a message for it."""
+        return self._take(worker, lease_seconds, "1", lanes)
+
+    def _take(
+        self, worker: str, lease_seconds: float, instead: str, lanes: Iterable[Priority]
+    ) -> Job | None:
+        names = [lane.value for lane in lanes]
+        reply = self._call(self._claim, worker, round(lease_seconds * 1000), instead, *names)
         return Job.from_record(_pairs(reply)) if reply else None
 
     def renew(self, held: Sequence[tuple[str, int]], lease_seconds: float) -> list[bool]:

@@ -1,21 +1,31 @@
--- Give the caller the next job of a lane, with a lease and a new fencing token.
+-- Give the caller the next job of the first lane that has one, with a lease and a new fencing
+-- token.
 --
--- ARGV[3] lane, ARGV[4] worker, ARGV[5] lease in ms
+-- ARGV[3] worker, ARGV[4] lease in ms
+-- ARGV[5] '1': the caller holds no message for the job, so one that stands for it is taken out of
+--         the queue. Were it left, it would only cost a worker a look at an empty lane.
+-- ARGV[6...] lanes
 -- Returns the record as a flat list, or nil when nothing is ready.
-local lane = ARGV[3]
-local ring = key('ring', lane)
+
+-- The lane and its tenant whose turn it is, with the tenant's virtual time.
+local function next_turn()
+  for i = 6, #ARGV do
+    local head = redis.call('ZRANGE', key('ring', ARGV[i]), 0, 0, 'WITHSCORES')
+    if head[1] then return ARGV[i], head[1], head[2] end
+  end
+end
 
 -- A job that cannot run any more is ended here and the next is taken; the bound keeps one call
 -- short whatever the backlog, and the reconciler ends the rest.
 for _ = 1, 20 do
-  local head = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')
-  local tenant = head[1]
+  local lane, tenant, vtime = next_turn()
   if not tenant then return nil end
+  local ring = key('ring', lane)
   local mine = key('ready', lane, tenant)
   local id = redis.call('ZPOPMIN', mine)[1]
-  redis.call('HSET', key('vtime'), lane, head[2])
+  redis.call('HSET', key('vtime'), lane, vtime)
   if redis.call('EXISTS', mine) == 1 then
-    redis.call('ZADD', ring, head[2] + 1, tenant)
+    redis.call('ZADD', ring, vtime + 1, tenant)
   else
     redis.call('ZREM', ring, tenant)
   end
@@ -30,14 +40,15 @@ for _ = 1, 20 do
     finish(id, 'expired', {'error', cjson.encode({type = 'deadline',
       message = 'The deadline passed before a worker was free.'})})
   else
-    local lease = now + tonumber(ARGV[5])
+    local lease = now + tonumber(ARGV[4])
     redis.call('HINCRBY', record, 'fence', 1)
     redis.call('HINCRBY', record, 'attempt', 1)
     redis.call('HDEL', record, 'wake')
-    redis.call('HSET', record, 'state', 'running', 'worker', ARGV[4], 'started_at', int(now),
+    redis.call('HSET', record, 'state', 'running', 'worker', ARGV[3], 'started_at', int(now),
       'lease_until', int(lease), 'queued_ms', int(tonumber(job[5] or '0') + now - job[4]))
     redis.call('ZADD', key('due'), int(lease), id)
     redis.call('HINCRBY', key('running'), lane, 1)
+    if ARGV[5] == '1' then redis.call('RPOP', key('broker:inference.' .. lane)) end
     return redis.call('HGETALL', record)
   end
 end
