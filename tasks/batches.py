@@ -27,6 +27,7 @@ from typing import Any, Self, cast
 import orjson
 import redis
 
+from tasks.bills import Bill
 from tasks.inference import Priority
 from tasks.ledger import Idempotency
 from tasks.messages import close_batch_message, run_message
@@ -124,6 +125,7 @@ class Batch:
     lane: Priority
     state: BatchState
     counts: Counts
+    request_id: str  # of the HTTP request that brought it
     window: str
     endpoint: str
     input_file: str
@@ -165,6 +167,7 @@ class Batch:
                     for name in (b"total", b"succeeded", b"failed", b"cancelled", b"expired")
                 )
             ),
+            request_id=text(b"request_id"),
             window=text(b"window"),
             endpoint=text(b"endpoint"),
             input_file=text(b"input_file"),
@@ -404,6 +407,7 @@ class Batches:
                 line.tokens,
                 line.request,
                 answer or b"",
+                Bill.of(answer).dump() if answer else b"",
                 *(line.reserve or ("", "")),
             )
         made, joined, wait = self._call(

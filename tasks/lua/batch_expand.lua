@@ -4,11 +4,11 @@
 -- ARGV[3] id   ARGV[4] slice   ARGV[5] hour (YYYYMMDDHH)   ARGV[6] minute
 -- ARGV[7] ms that a job is kept after the batch's deadline   ARGV[8] most attempts
 -- ARGV[9...] for each line: index, job id, fingerprint, estimated tokens, request,
---            answer that is already known or '', nano-dollars and tokens to reserve or ''
+--            answer that is already known or '', its bill, nano-dollars and tokens to reserve or ''
 -- Returns {jobs made, lines that joined the job of an equal line, why the rest must wait or ''},
 -- or {-1, 0, ''}: the batch has been stopped. What makes lines wait is 'cold' or the JSON of a
 -- refusal (see `admit` in spend.lua); the slice then stays to be taken again.
-local STRIDE = 8
+local STRIDE = 9
 local id = ARGV[3]
 local b = redis.call('HMGET', key('batch', id), 'state', 'tenant', 'user', 'lane', 'request_id',
   'deadline_at')
@@ -20,7 +20,7 @@ local made, joined, tokens, ended, wait = 0, 0, 0, {}, ''
 
 for i = 9, #ARGV, STRIDE do
   local index, job, result = ARGV[i], ARGV[i + 1], ARGV[i + 5]
-  local nano, held = ARGV[i + 6], ARGV[i + 7]
+  local bill, nano, held = ARGV[i + 6], ARGV[i + 7], ARGV[i + 8]
   local rank = int(now_us + i)  -- in the order of the lines
   if redis.call('GETBIT', seen, index) == 0 then
     local record = key('job', job)
@@ -58,7 +58,7 @@ for i = 9, #ARGV, STRIDE do
         redis.call('HSET', record, 'reserve_nano', nano, 'reserve_tokens', held)
       end
       if result ~= '' then
-        ended[#ended + 1] = {job, 'succeeded', {'result', result}}
+        ended[#ended + 1] = {job, 'succeeded', {'result', result, 'bill', bill}}
       elseif too_large then
         ended[#ended + 1] = {job, 'failed', {'error', cjson.encode({type = 'over_token_limit',
           message = 'The line may use more tokens than the tenant may use in a minute.'})}}

@@ -95,6 +95,24 @@ def test_equal_lines_share_one_provider_call(batch_stack: RealStack) -> None:
     assert batch_stack.provider_calls()["count"] - before == 2
 
 
+def test_lines_that_were_answered_before_come_from_the_cache(batch_stack: RealStack) -> None:
+    session = batch_stack.session(tenant="again")
+    lines = [line(number, cache={"mode": "on"}) for number in range(30)]
+    first = submit(batch_stack, session, lines).json()["id"]
+    assert ended(batch_stack, session, first)["state"] == "completed"
+    before = batch_stack.provider_calls()["count"]
+    fresh = {**line(0), "custom_id": "fresh"}  # with the cache off
+    again = submit(batch_stack, session, [*lines, fresh]).json()["id"]
+    assert ended(batch_stack, session, again)["state"] == "completed"
+    found = results(batch_stack, session, again)
+    assert [one["response"]["response"] for one in found] == [
+        one["prompt"] for one in [*lines, fresh]
+    ]
+    assert [one["response"]["cache_hit"] for one in found] == [True] * 30 + [False]
+    assert batch_stack.provider_calls()["count"] - before == 1
+    assert found[0]["response"]["cost"] == 0
+
+
 def test_a_bad_file_starts_nothing_and_names_every_bad_line(batch_stack: RealStack) -> None:
     session = batch_stack.session(tenant="bad")
     lines = [line(number) for number in range(60)]

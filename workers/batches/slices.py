@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from celery import group
 
-from tasks.batches import BatchState, Expansion, PreparedLine, UnknownBatchError
+from tasks.batches import Batch, BatchState, Expansion, PreparedLine, UnknownBatchError
+from tasks.cache_hit import CacheHit, cached_response
+from tasks.fingerprint import tenant_pool
+from tasks.inference import InferenceRequest
 from workers.context import WorkerContext, context
 
 logger = logging.getLogger(__name__)
@@ -42,10 +46,11 @@ def expand_slice(batch_id: str, number: int) -> None:
     end = batch.slices[number + 1] if number + 1 < len(batch.slices) else stored.size
     with current.files.open(stored, offset=start) as stream:
         lines = [PreparedLine.load(line) for line in stream.read(end - start).splitlines()]
-    done = _expand(current, batch_id, number, lines)
+    answers = _answers(current, batch, lines)
+    done = _expand(current, batch_id, number, answers)
     if done is not None and done.waits == COLD:
         current.accounts.load(batch.tenant)
-        done = _expand(current, batch_id, number, lines)
+        done = _expand(current, batch_id, number, answers)
     if done is not None:
         logger.info(
             "slice waits" if done.waits else "slice expanded",
@@ -60,13 +65,45 @@ def expand_slice(batch_id: str, number: int) -> None:
         )
 
 
+def _answers(
+    current: WorkerContext, batch: Batch, lines: list[PreparedLine]
+) -> list[tuple[PreparedLine, bytes | None]]:
+    """Each line with the answer that the cache has for exactly its request; one round trip.
+
+    A worker looks for the rest by meaning when the line's turn comes: by then an equal question of
+    the same batch may have been answered.
+    """
+    started = time.monotonic()
+    pool = tenant_pool(batch.tenant)
+    lookups = [
+        current.cache.read(InferenceRequest.model_validate_json(line.request), pool=pool)
+        for line in lines
+    ]
+    hits = current.cache.repeats(lookups)
+    seconds = (time.monotonic() - started) / max(len(lines), 1)
+    return [
+        (line, None if hit is None else _dump(hit, line, batch, seconds))
+        for line, hit in zip(lines, hits, strict=True)
+    ]
+
+
+def _dump(hit: CacheHit, line: PreparedLine, batch: Batch, seconds: float) -> bytes:
+    response = cached_response(
+        hit, latency=seconds, request_id=batch.request_id, metadata=line.metadata
+    )
+    return response.model_dump_json().encode()
+
+
 def _expand(
-    current: WorkerContext, batch_id: str, number: int, lines: list[PreparedLine]
+    current: WorkerContext,
+    batch_id: str,
+    number: int,
+    lines: list[tuple[PreparedLine, bytes | None]],
 ) -> Expansion | None:
     return current.batches.expand(
         batch_id,
         number,
-        [(line, None) for line in lines],
+        lines,
         retention_seconds=current.settings.job_retention_seconds,
         max_attempts=current.settings.max_attempts,
     )

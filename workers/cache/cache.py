@@ -140,6 +140,23 @@ class SemanticCache:
                 self._on_event(event)
         return seen
 
+    def repeats(self, lookups: Sequence[Lookup]) -> list[CacheHit | None]:
+        """The stored answers to exactly these requests, in one round trip.
+
+        Only hits are counted: what is not found here is looked up again by meaning.
+        """
+        seen = [Found() for _ in lookups]
+        try:
+            self._look_exactly(lookups, seen)
+            hits = [(lookup, one) for lookup, one in zip(lookups, seen, strict=True) if one.hit]
+            self._record([lookup for lookup, _ in hits], [one for _, one in hits])
+        except redis.RedisError as error:
+            self.exact.failed("lookup", error)
+        for one in seen:
+            for event in one.counters:
+                self._on_event(event)
+        return [one.hit for one in seen]
+
     def _look_exactly(self, lookups: Sequence[Lookup], seen: list[Found]) -> dict[str, Generations]:
         pools = sorted({lookup.scope.pool for lookup in lookups})
         keys = [key for pool in pools for key in self.exact.generation_keys(pool)]
