@@ -63,6 +63,8 @@ def expand_slice(batch_id: str, number: int) -> None:
                 "waits": done.waits,
             },
         )
+        if not done.waits:
+            publish_slices(current, batch_id)  # what was answered at once left its room
 
 
 def _answers(
