@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import secrets
-import shutil
 import subprocess
 import tempfile
 import time
@@ -24,9 +22,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["JWT_SECRET_KEY"] = "a-secret-that-only-the-tests-sign-with"
 os.environ["LOG_FORMAT"] = "json"
-_database_folder = tempfile.mkdtemp()
-atexit.register(shutil.rmtree, _database_folder, ignore_errors=True)
-os.environ["DATABASE_URL"] = f"sqlite:///{_database_folder}/tests.db"
 _database_folder = tempfile.TemporaryDirectory()
 os.environ["DATABASE_URL"] = f"sqlite:///{_database_folder.name}/tests.db"
 
