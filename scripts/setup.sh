@@ -46,15 +46,20 @@ done <"$env_file"
 case $overlay in
   production)
     namespace=inferenceflow
-    required=(JWT_SECRET_KEY REDIS_URL CACHE_REDIS_URL DATABASE_URL CE_BROKER_URL FLOWER_PASSWORD)
+    required=(
+      JWT_SECRET_KEY REDIS_URL CACHE_REDIS_URL DATABASE_URL FILES_URL CE_BROKER_URL FLOWER_PASSWORD
+    )
+    [[ ${settings[FILES_URL]:-file:} != file:* ]] || settings[FILES_URL]=  # pods share no folder
+    bucket=(FILES_URL AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_DEFAULT_REGION AWS_ENDPOINT_URL)
     ;;
   *)
     namespace=inferenceflow-$overlay
     required=(JWT_SECRET_KEY REDIS_PASSWORD DATABASE_URL FLOWER_PASSWORD)
+    bucket=()  # a volume of the overlay's own
     ;;
 esac
 for name in "${required[@]}"; do
-  [[ -n ${settings[$name]:-} ]] || fail "$env_file does not set $name"
+  [[ -n ${settings[$name]:-} ]] || fail "$env_file does not set $name (see docs/deployment.md)"
 done
 settings[FLOWER_BASIC_AUTH]=admin:${settings[FLOWER_PASSWORD]}
 
@@ -75,7 +80,8 @@ secret() {
 manifests() {
   cat "k8s/overlays/$overlay/namespace.yaml"
   echo ---
-  secret inferenceflow-stores REDIS_URL REDIS_PASSWORD CACHE_REDIS_URL DATABASE_URL
+  secret inferenceflow-stores REDIS_URL REDIS_PASSWORD CACHE_REDIS_URL DATABASE_URL \
+    "${bucket[@]}"
   echo ---
   secret inferenceflow-api JWT_SECRET_KEY JWT_PREVIOUS_KEYS
   echo ---

@@ -235,3 +235,19 @@ def test_production_has_no_redis_of_its_own() -> None:
     assert of_kind("dev", "StatefulSet")["redis"]["spec"]["replicas"] == 1
     (settings,) = of_kind("production", "ConfigMap").values()
     assert settings["data"]["DURABILITY"] == "replicated"
+
+
+def test_api_and_housekeeping_share_the_files_of_batches() -> None:
+    (settings,) = (m["data"] for n, m in of_kind("dev", "ConfigMap").items() if "settings" in n)
+    folder = settings["FILES_URL"].removeprefix("file://")
+    for name in ("api", "system"):
+        template = of_kind("dev", "Deployment")[name]["spec"]["template"]
+        mounts = {m["mountPath"]: m["name"] for m in container(template)["volumeMounts"]}
+        volumes = {v["name"]: v for v in template["spec"]["volumes"]}
+        assert volumes[mounts[folder]]["persistentVolumeClaim"]["claimName"] == "files"
+    # Pods of several nodes share no folder: there the Secret names a bucket.
+    (settings,) = (
+        m["data"] for n, m in of_kind("production", "ConfigMap").items() if "settings" in n
+    )
+    assert "FILES_URL" not in settings
+    assert not of_kind("production", "PersistentVolumeClaim")

@@ -77,6 +77,29 @@ def test_setup_says_what_is_missing(tmp_path: Path) -> None:
     assert "does not set REDIS_URL" in refused.stderr
 
 
+def test_production_keeps_files_in_a_bucket(tmp_path: Path) -> None:
+    find_tool("kubectl")
+    names = [
+        "JWT_SECRET_KEY",
+        "REDIS_URL",
+        "CACHE_REDIS_URL",
+        "DATABASE_URL",
+        "CE_BROKER_URL",
+        "FLOWER_PASSWORD",
+    ]
+    lines = [f"{name}=value-of-{name}" for name in names]
+    file = tmp_path / "env"
+    file.write_text("\n".join([*lines, "FILES_URL=file://var/files", ""]))
+    refused = run_tool("scripts/setup.sh", "--env-file", file, "--overlay", "production")
+    assert refused.returncode == 1
+    assert "does not set FILES_URL" in refused.stderr
+    file.write_text("\n".join([*lines, "FILES_URL=s3://b/p", "AWS_ACCESS_KEY_ID=some-key-id", ""]))
+    shown = run_tool("scripts/setup.sh", "--env-file", file, "--overlay", "production")
+    assert shown.returncode == 0, shown.stderr
+    made = {m["metadata"]["name"]: m for m in yaml.safe_load_all(shown.stdout)}
+    assert {"FILES_URL", "AWS_ACCESS_KEY_ID"} <= set(made["inferenceflow-stores"]["data"])
+
+
 def test_deploy_shows_the_images_it_would_run() -> None:
     find_tool("kubectl")
     before = (ROOT / "k8s/overlays/dev/kustomization.yaml").read_text()
