@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install what is compared with, apart from our own environment. Safe to repeat.
+# Install what is compared with, and locust, which plays many clients, apart from our own environment. Safe to repeat.
 #
 #   benchmarks/peers.sh [FOLDER]     default: build/peers
 set -eu
@@ -13,6 +13,10 @@ fi
 if [ ! -d "$folder/portkey/node_modules/@portkey-ai/gateway" ]; then
     mkdir -p "$folder/portkey"
     npm install --silent --no-fund --no-audit --prefix "$folder/portkey" @portkey-ai/gateway
+fi
+if [ ! -x "$folder/locust/bin/locust" ]; then
+    "${PYTHON:-python3.11}" -m venv "$folder/locust"
+    "$folder/locust/bin/python" -m pip install --quiet --disable-pip-version-check locust
 fi
 "$folder/litellm/bin/python" -m pip show litellm | sed -n 's/^Version: /litellm /p'
 sed -n 's/^ *"version": "\(.*\)",$/portkey \1/p' "$folder/portkey/node_modules/@portkey-ai/gateway/package.json"
