@@ -1,6 +1,6 @@
 -- Give the caller the next job of a lane, with a lease and a new fencing token.
 --
--- ARGV[3] lane, ARGV[4] worker, ARGV[5] lease in ms
+-- ARGV[3] lane, ARGV[4] worker, ARGV[5] lease in ms, ARGV[6] ms after which a first run is late
 -- Returns the record as a flat list, or nil when nothing is ready.
 local lane = ARGV[3]
 local ring = key('ring', lane)
@@ -23,7 +23,7 @@ for _ = 1, 20 do
 
   local record = key('job', id)
   local job = redis.call('HMGET', record, 'deadline_at', 'attempt', 'max_attempts', 'ready_at',
-    'queued_ms')
+    'queued_ms', 'aged')
   if not job[1] then
     redis.call('ZREM', key('due'), id)  -- the record is gone: deleted by hand
   elseif tonumber(job[1]) <= now then
@@ -31,13 +31,18 @@ for _ = 1, 20 do
       message = 'The deadline passed before a worker was free.'})})
   else
     local lease = now + tonumber(ARGV[5])
-    redis.call('HINCRBY', record, 'fence', 1)
+    local waited = tonumber(job[5] or '0') + now - job[4]
+    if redis.call('HINCRBY', record, 'fence', 1) == 1 and not job[6] then
+      total('started', lane)
+      if waited > tonumber(ARGV[6]) then total('late', lane) end
+    end
     redis.call('HINCRBY', record, 'attempt', 1)
     redis.call('HDEL', record, 'wake')
     redis.call('HSET', record, 'state', 'running', 'worker', ARGV[4], 'started_at', int(now),
-      'lease_until', int(lease), 'queued_ms', int(tonumber(job[5] or '0') + now - job[4]))
+      'lease_until', int(lease), 'queued_ms', int(waited))
     redis.call('ZADD', key('due'), int(lease), id)
     redis.call('HINCRBY', key('running'), lane, 1)
+    redis.call('HINCRBY', key('holding', lane), ARGV[4], 1)
     return redis.call('HGETALL', record)
   end
 end
