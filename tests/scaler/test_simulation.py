@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,8 @@ from workers.scaler.simulate.tune import (
     spread,
 )
 
-TRACES = Path(__file__).parents[2] / "benchmarks" / "data" / "traces"
+ROOT = Path(__file__).parents[2]
+TRACES = ROOT / "benchmarks" / "data" / "traces"
 HOUR = 3600.0
 STEP = 10.0
 SHAPE = Shape(service_seconds=8.0)
@@ -354,7 +357,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Pa
         [
             str(TRACES / "servegen_deepseek-r1_rate600s.csv"),
             *("--cold-start", "180", "--json", "--budget", "3", "--mean-load", "6"),
-            *("--out", str(out)),
+            *("--plot", str(out / "mine.png")),
         ],
     )
     assert result.exit_code == 0, result.output
@@ -382,6 +385,7 @@ def test_the_report_names_every_policy(report: tuple[dict[str, Any], Path]) -> N
 
 def test_plots_are_written_and_need_no_network(report: tuple[dict[str, Any], Path]) -> None:
     png, page = (Path(path) for path in report[0]["plots"])
+    assert (png.name, page.name) == ("mine.png", "mine.html")
     assert png.read_bytes().startswith(b"\x89PNG")
     text = page.read_text()
     assert "<svg" in text
@@ -408,3 +412,12 @@ def test_a_file_that_is_no_trace_ends_in_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [str(path)])
     assert result.exit_code == 1
     assert result.output.startswith("Error:")
+
+
+def test_the_command_hands_over_to_the_simulator(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("a,b\n")
+    command = [sys.executable, "-m", "app.cli", "scaler", "simulate", str(path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "expected the columns t_s and rate_rps" in done.stderr

@@ -20,7 +20,7 @@ class QueueKnobs:
 
     slots_per_replica: int = 8  # jobs that one replica runs at once
     cold_start_seconds: float = 60.0  # from asking for a replica to its first job
-    tick_seconds: float = 30.0
+    tick_seconds: float = 60.0
     target_wait_seconds: float = 15.0  # a job that waits longer violates the objective
     violation_target: float = 0.01  # share of jobs that may
 
