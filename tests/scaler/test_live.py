@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -327,6 +329,36 @@ def test_load_on_the_ledger_scales_the_deployment(
     decided = [line for line in lines if line.get("action") == "scaler.decided"]
     assert {line["queue"] for line in decided} == {"high", "normal", "low"}
     assert any(line["applied"] and line["after"] == 3 for line in decided)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deployed", ["act"], indirect=True)
+def test_an_outage_of_redis_scales_nothing_in(
+    deployed: RealStack, api: tuple[ApiServer, Cluster]
+) -> None:
+    server, _ = api
+    for _ in range(18):
+        submit(deployed.ledger)
+    eventually(lambda: server.replicas("worker-normal") == 3, seconds=60, what="it has scaled")
+    deployed.kill("redis")
+    server.writes.clear()
+    for name in ("redis", "beat", "scaler"):  # as their supervisor would, when they gave up
+        process = deployed.processes[name]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(3)
+    deployed.start_redis()
+    back = time.time()
+    if deployed.processes["beat"].poll() is not None:
+        deployed.start_beat()
+    if deployed.processes["scaler"].poll() is not None:
+        deployed.start_scaler()
+    eventually(
+        lambda: decisions(deployed).get("normal", {}).get("at", 0.0) > back,
+        seconds=90,
+        what="it decides again",
+    )
+    assert server.replicas("worker-normal") == 3
+    assert ("deployments/scale", "worker-normal") not in server.writes
 
 
 @pytest.mark.slow

@@ -67,6 +67,7 @@ def world(**changes: Any) -> World:
         "cold_start": lambda _: KNOBS.cold_start_seconds,
         "slots": KNOBS.slots_per_replica,
         "initial_replicas": 5,
+        "tick": 30.0,
     }
     return World(**{**settings, **changes})
 
