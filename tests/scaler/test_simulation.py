@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,30 @@ def test_an_outage_without_arrivals_does_not_scale_out_for_what_is_not_there() -
     run = simulate(jobs, InferenceFlow(KNOBS, None), world())
     assert min(desired(run, 2.5 * HOUR, 3 * HOUR)) == KNOBS.min_replicas
     assert late(run, jobs, 3 * HOUR + 600, 5 * HOUR) < 0.01
+
+
+class RightPriors(PriorBook):
+    """A season that is the true rate."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+
+    def at(self, moment: float) -> Prior | None:
+        rate = 12.0 / SHAPE.service_seconds
+        return Prior(fitted_at=moment, start=moment - 6000.0, values=(rate,) * 40, step=600.0)
+
+
+def test_clients_that_come_back_all_at_once_find_their_replicas() -> None:
+    rates = steady(9, 12)
+    rates[int(7 * HOUR / STEP) : int(8 * HOUR / STEP)] = 0.0
+    jobs = workload(rates)
+    knobs = replace(KNOBS, min_history_seconds=0.0)
+    seasonal = simulate(jobs, InferenceFlow(knobs, RightPriors()), world())
+    alone = simulate(jobs, InferenceFlow(knobs, None), world())
+    assert min(desired(seasonal, 7.5 * HOUR, 8 * HOUR)) >= 3
+    assert min(desired(alone, 7.5 * HOUR, 8 * HOUR)) == KNOBS.min_replicas
+    back = (8 * HOUR, 8 * HOUR + 300)
+    assert late(seasonal, jobs, *back) < 0.05 < 0.2 < late(alone, jobs, *back)
 
 
 class WrongPriors(PriorBook):
