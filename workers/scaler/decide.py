@@ -106,7 +106,7 @@ def decide_queue(
     predicted = None if believed is None else believed.upper * signals.seconds_per_unit
     gone_since = _gone_since(memory, signals.at, rates, trust, knobs)
     if gone_since is not None and signals.at - gone_since < knobs.return_seconds:
-        returning = knobs.return_share * _season(rates) * signals.seconds_per_unit
+        returning = _season(rates) * signals.seconds_per_unit
         predicted = max(predicted or 0.0, returning)
     capacity = calculate_required_capacity(load, predicted, knobs=knobs, beta=beta)
     since = signals.at - knobs.stabilisation_seconds
@@ -187,11 +187,13 @@ def _gone_since(
     Clients that all stop at once (an outage of theirs, or of a network before us) come back all
     at once. The season is the only thing that still knows of them.
     """
-    if rates is None or rates.current >= knobs.gone_share * _season(rates):
+    if rates is None:
         return None
-    if memory.gone_since is not None:
-        return memory.gone_since
-    return at if trust.level is Level.SEASONAL else None
+    if memory.gone_since is not None:  # until it is back, not until it begins to come
+        back = rates.current >= knobs.back_share * _season(rates)
+        return None if back else memory.gone_since
+    missing = rates.current < knobs.gone_share * _season(rates)
+    return at if missing and trust.level is Level.SEASONAL else None
 
 
 def _arriving(signals: QueueSignals) -> bool:

@@ -41,8 +41,8 @@ class QueueKnobs:
     rho: float = 0.95  # share of today's deviation from the season that is left 5 minutes on
     blend: float = 0.5  # weight of the corrected season against the nowcast
     gone_share: float = 0.3  # under this share of the season, the load is gone
-    return_share: float = 0.8  # and this share of the season is staffed, because it may return
-    return_seconds: float = 4 * 3600.0  # for so long
+    back_share: float = 0.8  # from this share on it is back
+    return_seconds: float = 4 * 3600.0  # so long the season is staffed, because it may return
     min_history_seconds: float = 3 * 86_400.0  # before a seasonal forecast is tried
     min_nowcast_seconds: float = 600.0  # of counted arrivals before they are believed
 
