@@ -38,6 +38,7 @@ from app.routes.openai_chat import chat_api
 from app.routes.openai_models import models_api
 from app.routes.openai_responses import responses_api
 from app.routes.openai_webhooks import webhook_endpoints_api
+from app.routes.scaler import scaler_api
 from app.routes.state import state_api
 from app.routes.streams import streams_api
 from app.routes.usage import usage_api
@@ -149,6 +150,7 @@ def create_app(settings: Settings) -> API:
     app.register_api(health_api)
     app.register_api(metrics_api)
     app.register_api(state_api)
+    app.register_api(scaler_api)
     app.register_blueprint(console_api)
     app.register_api(auth_api)
     app.register_api(admin_api)

@@ -26,7 +26,7 @@ def run_beat(settings: Settings) -> None:
     are never two; its supervisor starts it again.
     """
     configure_logging(settings)
-    import tasks.signatures  # noqa: F401 - brings the schedule
+    from tasks.signatures import beat_schedule
 
     client = connect(settings.broker_url, timeout=5)
     lock = client.lock(
@@ -36,6 +36,7 @@ def run_beat(settings: Settings) -> None:
     logger.info("beat is active", extra={"action": "beat_active"})
     threading.Thread(target=_keep, args=(lock, settings), name="beat-lock", daemon=True).start()
     # Scheduler, not PersistentScheduler: every period is short, so there is nothing to remember.
+    celery_app.conf.beat_schedule = beat_schedule(settings)
     celery_app.Beat(
         scheduler="celery.beat:Scheduler", loglevel=settings.log_level, quiet=True
     ).run()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 READ, WRITE, USAGE = "jobs:read", "jobs:write", "usage:read"
 ADMIN = "admin"  # users, clients, user budgets and the audit log of one's own tenant
-PLATFORM = "platform"  # every tenant: their existence, budgets and limits
+PLATFORM = "platform"  # every tenant: their existence, budgets and limits; the scaler
 
 SCOPES = (READ, WRITE, USAGE, ADMIN, PLATFORM)
 USER_SCOPES = frozenset({READ, WRITE, USAGE})

@@ -2,7 +2,7 @@
 
     python -m benchmarks.scaler_traces --page docs/scaling.md
 
-takes about 25 minutes on one core; the rows are printed as Markdown as they are ready.
+takes about ten minutes on one core; the rows are printed as Markdown as they are ready.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ INFERENCE_QUEUES = tuple(QUEUE_WEIGHTS)
 SYSTEM_QUEUE = "system"  # the reconciler and other housekeeping, on a worker of its own
 CONTROL_QUEUE = "control"  # small questions of the API that only a worker can answer
 WEBHOOK_QUEUE = "webhooks"  # deliveries, on a worker of their own: receivers may be slow
-ALL_QUEUES = (*INFERENCE_QUEUES, CONTROL_QUEUE, SYSTEM_QUEUE, WEBHOOK_QUEUE)
+SCALER_QUEUE = "scaler"  # its tick, on a process of its own: forecasting takes memory and CPU
+ALL_QUEUES = (*INFERENCE_QUEUES, CONTROL_QUEUE, SYSTEM_QUEUE, WEBHOOK_QUEUE, SCALER_QUEUE)
 
 VISIBILITY_TIMEOUT = 900  # seconds; longer than the longest run of a task
 
@@ -114,6 +115,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
             "webhooks.tick": {"queue": SYSTEM_QUEUE},
             "webhooks.deliver": {"queue": WEBHOOK_QUEUE},
             "control.*": {"queue": CONTROL_QUEUE},
+            "scaler.*": {"queue": SCALER_QUEUE},
         },
         "task_default_queue": "inference.normal",
         "task_default_exchange": "inference.normal",

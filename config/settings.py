@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from config.lanes import LaneCounts, LaneNames, LaneSeconds, counts_by_lane
 from config.sentinel import is_sentinel, parse_sentinel_url
 
 MIN_SECRET_BYTES = 32  # RFC 7518, 3.2: an HS256 key is at least as long as its hash
@@ -226,6 +227,52 @@ class Settings(BaseSettings):
         default="all-MiniLM-L6-v2", description="A sentence-transformers name or folder."
     )
 
+    # --- Scaler ----------------------------------------------------------------------------
+    scaler_mode: Literal["recommend", "floor", "act"] = Field(
+        default="recommend",
+        description="recommend: only say it; floor: set the minimum of an HPA or ScaledObject; "
+        "act: scale.",
+    )
+    scaler_interval: float = Field(
+        default=60.0, ge=0, le=300, description="Seconds between ticks; 0: the scaler is off."
+    )
+    scaler_unit: Literal["requests", "tokens"] = Field(
+        default="requests", description="What is forecast."
+    )
+    scaler_wait_seconds: LaneSeconds = Field(
+        default="high=5,normal=60,low=300",
+        description="A job that waits longer than this for a worker is late.",
+    )
+    scaler_late_share: float = Field(
+        default=0.01, gt=0, lt=1, description="Share of jobs that may be late."
+    )
+    scaler_cold_start_seconds: float = Field(
+        default=60.0, ge=0, le=3600, description="From asking for a replica to its first job."
+    )
+    scaler_min_replicas: LaneCounts = Field(
+        default="high=1,normal=1,low=1", description="Per queue; 0 for low lets it sleep."
+    )
+    scaler_max_replicas: LaneCounts = Field(
+        default="high=20,normal=20,low=20", description="Per queue."
+    )
+    scaler_max_total_replicas: int | None = Field(
+        default=None, ge=1, description="Over all queues, high first."
+    )
+    scaler_max_cost_per_hour: float | None = Field(
+        default=None, gt=0, description="US dollars over all queues, high first."
+    )
+    scaler_cost_per_replica_hour: float = Field(default=0.0, ge=0, description="US dollars.")
+    scaler_deployments: LaneNames = Field(
+        default="high=worker-high,normal=worker-normal,low=worker-low",
+        description="The Deployment that serves each queue.",
+    )
+    scaler_namespace: str | None = Field(
+        default=None, max_length=63, description="Of those; by default that of the scaler's pod."
+    )
+    scaler_kubeconfig: Path | None = Field(
+        default=None, description="For a scaler outside the cluster that it scales."
+    )
+
     # --- Providers -------------------------------------------------------------------------
     openai_api_key: SecretStr | None = None
     openai_base_url: AnyHttpUrl | None = None
@@ -258,6 +305,16 @@ class Settings(BaseSettings):
     def _replication_fits_into_a_command(self) -> Self:
         if self.replication_timeout_seconds >= self.redis_timeout_seconds:
             raise ValueError("REPLICATION_TIMEOUT_SECONDS must be below REDIS_TIMEOUT_SECONDS")
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_have_room(self) -> Self:
+        least = counts_by_lane(self.scaler_min_replicas)
+        most = counts_by_lane(self.scaler_max_replicas)
+        if any(least[lane] > most[lane] for lane in least):
+            raise ValueError("SCALER_MIN_REPLICAS must not be above SCALER_MAX_REPLICAS")
+        if not least["high"] or not least["normal"]:
+            raise ValueError("SCALER_MIN_REPLICAS: only low may go to 0")
         return self
 
     @property

@@ -91,7 +91,7 @@ applied "$label=migrate"
 kubectl wait job/migrate "${in_namespace[@]}" --for condition=complete --timeout 10m ||
   fail "the migration did not complete: kubectl logs job/migrate --namespace $namespace"
 applied "$label,$label notin (migrate, redis)"
-for name in api beat celery-exporter flower system webhooks worker-high worker-normal worker-low; do
+for name in api beat celery-exporter flower scaler system webhooks worker-high worker-normal worker-low; do
   kubectl rollout status "deployment/$name" "${in_namespace[@]}" --timeout 15m ||
     fail "$name is not up: kubectl rollout undo deployment/$name --namespace $namespace"
 done

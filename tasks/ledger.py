@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ from tasks.scripts import load_script
 IDEMPOTENCY_SECONDS = 86_400
 # An entry of a tenant's list outlives the longest deadline by the retention of its job.
 LONGEST_DEADLINE_MS = 604_800_000
+# Seconds within which a worker shall take a job.
+WAIT_OBJECTIVES = {Priority.HIGH: 5.0, Priority.NORMAL: 60.0, Priority.LOW: 300.0}
 
 
 class LedgerError(Exception):
@@ -180,10 +182,17 @@ class Ledger:
     """The ledger's operations on one Redis."""
 
     def __init__(
-        self, client: redis.Redis, prefix: str, *, replication: Replication | None = None
+        self,
+        client: redis.Redis,
+        prefix: str,
+        *,
+        replication: Replication | None = None,
+        objectives: Mapping[Priority, float] | None = None,
     ) -> None:
+        """`objectives`: seconds per lane after which a job's first run counts as late."""
         self._redis = client
         self._replication = replication
+        self._objectives = WAIT_OBJECTIVES if objectives is None else objectives
         self._prefix = prefix
         self._message = run_message()
         self._submit = load_script(client, "submit", when_full=False)
@@ -293,8 +302,10 @@ class Ledger:
     def _take(
         self, worker: str, lease_seconds: float, instead: str, lanes: Iterable[Priority]
     ) -> Job | None:
-        names = [lane.value for lane in lanes]
-        reply = self._call(self._claim, worker, round(lease_seconds * 1000), instead, *names)
+        asked: list[object] = []
+        for lane in lanes:
+            asked += lane.value, round(self._objectives[lane] * 1000)
+        reply = self._call(self._claim, worker, round(lease_seconds * 1000), instead, *asked)
         return Job.from_record(_pairs(reply)) if reply else None
 
     def renew(self, held: Sequence[tuple[str, int]], lease_seconds: float) -> list[bool]:

@@ -17,6 +17,7 @@ from tasks.celery_app import celery_app
 RUN_TASK = "inference.run"
 CLOSE_BATCH_TASK = "batch.close"
 DELIVER_TASK = "webhooks.deliver"
+SCALER_TASK = "scaler.tick"
 
 
 def run_message() -> bytes:

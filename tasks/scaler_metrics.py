@@ -84,8 +84,8 @@ class ScalerCollector(Collector):
             "Changes of the number of replicas.",
             labels=["queue", "direction", "reason"],
         )
-        hours = CounterMetricFamily(
-            "inferenceflow_scaler_replica_hours", "Hours of replicas paid for.", labels=["queue"]
+        seconds = CounterMetricFamily(
+            "inferenceflow_scaler_replica_seconds", "Of replicas paid for.", labels=["queue"]
         )
         cost = CounterMetricFamily(
             "inferenceflow_scaler_cost_dollars", "What they cost.", labels=["queue"]
@@ -99,9 +99,9 @@ class ScalerCollector(Collector):
                 level.add_metric([queue], values["level"])
             for (direction, reason), count in values["actions"].items():
                 actions.add_metric([queue, direction, reason], count)
-            hours.add_metric([queue], values.get("replica_hours", 0.0))
+            seconds.add_metric([queue], values.get("replica_hours", 0.0) * 3600.0)
             cost.add_metric([queue], values.get("cost", 0.0))
             for name, gauge in gauges.items():
                 if name in values:
                     gauge.add_metric([queue], values[name])
-        yield from (level, actions, hours, cost, *gauges.values())
+        yield from (level, actions, seconds, cost, *gauges.values())

@@ -10,9 +10,10 @@ from typing import Any
 
 from celery import Task
 
+from config.settings import Settings
 from tasks.celery_app import celery_app
 from tasks.inference import Priority
-from tasks.messages import CLOSE_BATCH_TASK, DELIVER_TASK, RUN_TASK
+from tasks.messages import CLOSE_BATCH_TASK, DELIVER_TASK, RUN_TASK, SCALER_TASK
 
 
 @celery_app.task(name=RUN_TASK, bind=True)
@@ -95,6 +96,14 @@ def control(question_id: str) -> None:
     answer(question_id)
 
 
+@celery_app.task(name=SCALER_TASK)
+def tick_scaler() -> None:
+    """Size the workers of every queue."""
+    from workers.scaler.live import tick
+
+    tick()
+
+
 BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "sweep": {"task": "ledger.sweep", "schedule": 1.0},
     "batches": {"task": "batch.tick", "schedule": 1.0},
@@ -103,3 +112,15 @@ BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "usage": {"task": "usage.write", "schedule": 2.0},
 }
 celery_app.conf.beat_schedule = BEAT_SCHEDULE
+
+
+def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
+    """What beat sends in this deployment: the fixed schedule, and the scaler's tick if it is on.
+
+    A tick that nobody took before the next one is due is dropped.
+    """
+    seconds = settings.scaler_interval
+    if not seconds:
+        return BEAT_SCHEDULE
+    scaler = {"task": SCALER_TASK, "schedule": seconds, "options": {"expires": seconds}}
+    return {**BEAT_SCHEDULE, "scaler": scaler}

@@ -25,6 +25,7 @@ from app.stack.embedded import free_port, redis_command
 from app.stack.processes import (
     api_command,
     beat_command,
+    scaler_command,
     system_command,
     webhooks_command,
     worker_command,
@@ -165,6 +166,9 @@ class RealStack:
 
     def start_webhooks(self, *, wait: bool = True) -> None:
         self._start_celery("webhooks", webhooks_command(self.settings), wait)
+
+    def start_scaler(self, *, wait: bool = True) -> None:
+        self._start_celery("scaler", scaler_command(self.settings), wait)
 
     def start_beat(self) -> None:
         self.spawn("beat", beat_command())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import redis
 
@@ -19,12 +19,23 @@ PAUSE_SECONDS = 1.0  # after Redis did not answer
 
 
 class CancelListener:
-    """Calls `lose` with the id of each job of this worker that is cancelled."""
+    """Calls `lose` with the id of each job of this worker that is cancelled.
 
-    def __init__(self, client: redis.Redis, channel: str, lose: Callable[[str], None]) -> None:
+    It also keeps the channels of `presence` open. Nothing is sent there: that they are subscribed
+    to says that the worker lives (see `tasks/presence.py`).
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        channel: str,
+        lose: Callable[[str], None],
+        presence: Sequence[str] = (),
+    ) -> None:
         self._redis = client
         self._channel = channel
         self._lose = lose
+        self._presence = presence
 
     def start(self) -> None:
         """Listen from now on, in a thread."""
@@ -35,7 +46,7 @@ class CancelListener:
         while True:
             pubsub = self._redis.pubsub()  # type: ignore[no-untyped-call]
             try:
-                pubsub.subscribe(self._channel)
+                pubsub.subscribe(self._channel, *self._presence)
                 self._read(pubsub)
             except redis.RedisError as error:
                 logger.warning(

@@ -11,15 +11,19 @@ import redis
 from prometheus_client import CollectorRegistry
 
 from config.catalogue import Catalogue, ProviderConfig, load_catalogue
+from config.lanes import seconds_by_lane
 from config.settings import Settings, settings
 from tasks.accounts import Accounts
 from tasks.batches import Batches
 from tasks.cache_policy import configured_policy
+from tasks.celery_app import celery_app
 from tasks.control import Control
 from tasks.database import Database
 from tasks.files import FileStore
+from tasks.inference import Priority
 from tasks.ledger import Ledger
 from tasks.metrics import Metrics
+from tasks.presence import presence_channels
 from tasks.recent import Recent
 from tasks.redis_client import connect
 from tasks.streams import JobStreams
@@ -85,12 +89,20 @@ def context() -> WorkerContext:
         timeout=REDIS_TIMEOUT_SECONDS,
         pool_size=current.max_workers + 16,
     )
-    ledger = Ledger(client, current.key_prefix)
+    waits = seconds_by_lane(current.scaler_wait_seconds)
+    ledger = Ledger(
+        client,
+        current.key_prefix,
+        objectives={Priority(lane): seconds for lane, seconds in waits.items()},
+    )
     catalogue = load_catalogue(current.models_file)
     embedder = load_embedder(current.embedding_model)
     worker = f"{socket.gethostname()}:{os.getpid()}"
     leases = LeaseKeeper(ledger, current.lease_seconds)
-    CancelListener(client, ledger.key("worker", worker), leases.lose).start()
+    serving = presence_channels(
+        current.key_prefix, worker, celery_app.amqp.queues.consume_from or ()
+    )
+    CancelListener(client, ledger.key("worker", worker), leases.lose, serving).start()
     registry = CollectorRegistry()
     metrics = Metrics(
         Recent(client, current.key_prefix), registry=registry, tenants=current.metrics_tenants

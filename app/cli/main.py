@@ -12,6 +12,7 @@ from app.cli.doctor import doctor
 from app.cli.init import init, probe
 from app.cli.jobs import jobs, submit
 from app.cli.processes import api, beat, worker
+from app.cli.scaler import scaler
 from app.cli.stack import up
 from app.cli.tokens import token
 from app.cli.usage import usage
@@ -24,7 +25,7 @@ def main() -> None:
 
 
 COMMANDS = (
-    up, demo, doctor, token, submit, jobs, route, cache, usage, admin,
+    up, demo, doctor, token, submit, jobs, route, cache, usage, scaler, admin,
     api, worker, beat, db, init, probe,
 )  # fmt: skip
 for command in COMMANDS:

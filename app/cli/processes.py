@@ -8,7 +8,12 @@ import tempfile
 
 import click
 
-from app.stack.processes import system_command, webhooks_command, worker_command
+from app.stack.processes import (
+    scaler_command,
+    system_command,
+    webhooks_command,
+    worker_command,
+)
 from config.settings import settings
 
 
@@ -26,10 +31,13 @@ def api() -> None:
 @click.option("--queues", default=None, help="Comma separated; all inference queues by default.")
 @click.option("--system", is_flag=True, help="Do the housekeeping instead of jobs.")
 @click.option("--webhooks", is_flag=True, help="Deliver webhooks instead of running jobs.")
-def worker(name: str, queues: str | None, system: bool, webhooks: bool) -> None:
+@click.option("--scaler", is_flag=True, help="Size the workers instead of running jobs.")
+def worker(name: str, queues: str | None, system: bool, webhooks: bool, scaler: bool) -> None:
     """Run a worker."""
     current = settings()
-    if webhooks:
+    if scaler:
+        command = scaler_command(current)
+    elif webhooks:
         command = webhooks_command(current)
     elif system:
         command = system_command(current)

@@ -117,6 +117,7 @@ function scaler(data) {
   const names = Object.keys(data?.queues ?? {});
   if (!names.length) return show("scaler");
   const nodes = [];
+  nodes.push(el("p", `Mode: ${data.queues[names[0]].mode}`, "note"));
   if (data.paused) nodes.push(el("p", `Paused by ${data.paused.by}: ${data.paused.reason}`, "warn"));
   nodes.push(table(["Queue", "trust", "#replicas", "#wanted", "reason"], names.map((name) => {
     const one = data.queues[name];
@@ -132,7 +133,14 @@ function scaler(data) {
       { name: "forecast", shade: "p50", values: of("p50") },
       { name: "upper quantile", shade: "upper", values: of("upper") },
     ]));
-    nodes.push(plot);
+    const count = (pick) => log.map((one) => pick(one) ?? null);
+    const replicas = document.createElement("figure");
+    replicas.append(el("figcaption", `${name}: replicas ready (solid), wanted (blue), asked for (dashed)`, "note"), lines(log.map((one) => one.at), [
+      { name: "asked for", shade: "upper", values: count((one) => one.before) },
+      { name: "wanted", shade: "p50", values: count((one) => one.after) },
+      { name: "ready", shade: "actual", values: count((one) => one.replicas?.ready) },
+    ]));
+    nodes.push(plot, replicas);
   }
   show("scaler", ...nodes);
 }

@@ -10,23 +10,21 @@ import orjson
 from flask import Response, current_app
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
-from pydantic import Field
 
-from app.documents import Parameters, problems
+from app.documents import problems
 from app.identity import caller
 from app.observing import HttpMetrics
 from app.services import services
 from tasks.cache_stats import read_counters, summary
 from tasks.fingerprint import tenant_pool
 from tasks.recent import Recent
-from tasks.scaler_state import read_scaler
 from tasks.state_metrics import breakers_in_use
 
 state_api = APIBlueprint(
     "state",
     __name__,
     url_prefix="/v1",
-    abp_tags=[Tag(name="State", description="Queues, providers, cache, scaler, latencies.")],
+    abp_tags=[Tag(name="State", description="Queues, providers, cache, latencies.")],
     abp_security=[{"token": []}],
 )
 
@@ -34,12 +32,6 @@ _ANSWERS: dict[str | int | HTTPStatus, Any] = {
     "200": {"content": {"application/json": {}}},
     **problems(401, 429, 503),
 }
-
-
-class LogQuery(Parameters):
-    """How much of the scaler's log to show."""
-
-    log: int = Field(default=0, ge=0, le=200, description="Decisions for each queue.")
 
 
 @state_api.get("/stats", summary="Latencies and throughput", responses=_ANSWERS)
@@ -109,13 +101,6 @@ def cache_stats() -> Response:
         current.cache_redis, f"{current.settings.key_prefix}cache", tenant_pool(caller().tenant)
     )
     return _json(summary(counters))
-
-
-@state_api.get("/scaler", summary="What the scaler decided", responses=_ANSWERS)
-def scaler(query: LogQuery) -> Response:
-    """The last decision for each queue with its reasons; with `log` also those before."""
-    current = services()
-    return _json(read_scaler(current.job_redis, log=query.log, prefix=current.settings.key_prefix))
 
 
 def _json(content: object) -> Response:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from config.celery import CONTROL_QUEUE, INFERENCE_QUEUES, SYSTEM_QUEUE, WEBHOOK_QUEUE
+from config.celery import (
+    CONTROL_QUEUE,
+    INFERENCE_QUEUES,
+    SCALER_QUEUE,
+    SYSTEM_QUEUE,
+    WEBHOOK_QUEUE,
+)
 from config.settings import Settings
 
+SCALER_CHILD_KILOBYTES = 400_000
+SCALER_TICK_SECONDS = 120
 CELERY = [sys.executable, "-m", "celery"]
 
 
@@ -53,6 +61,22 @@ def webhooks_command(settings: Settings) -> list[str]:
         "--concurrency", str(settings.webhook_concurrency),
         "--queues", WEBHOOK_QUEUE,
         "--hostname", "webhooks@%h",
+        "--loglevel", settings.log_level,
+        "--without-gossip", "--without-mingle",
+    ]  # fmt: skip
+
+
+def scaler_command(settings: Settings) -> list[str]:
+    """The scaler's tick, in one child process, so that what forecasting takes can be given back."""
+    return [
+        *CELERY, "-A", "workers.scaler.main", "worker",
+        "--pool", "prefork",
+        "--concurrency", "1",
+        # A child that grew beyond this is replaced after its tick; a tick that hangs is ended.
+        "--max-memory-per-child", str(SCALER_CHILD_KILOBYTES),
+        "--time-limit", str(SCALER_TICK_SECONDS),
+        "--queues", SCALER_QUEUE,
+        "--hostname", "scaler@%h",
         "--loglevel", settings.log_level,
         "--without-gossip", "--without-mingle",
     ]  # fmt: skip

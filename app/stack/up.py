@@ -20,6 +20,7 @@ from app.stack.processes import (
     api_command,
     beat_command,
     flower_command,
+    scaler_command,
     system_command,
     webhooks_command,
     worker_command,
@@ -124,6 +125,8 @@ class Stack:
             name = f"worker{number + 1}"
             self._start_worker(name, worker_command(self.settings, name))
         self._start_worker("webhooks", webhooks_command(self.settings))
+        if self.settings.scaler_interval:
+            self._start_worker("scaler", scaler_command(self.settings))
         start(Child("beat", beat_command(), self._heart("beat"), self._heart_env("beat")))
         start(
             Child(

@@ -16,7 +16,8 @@ if b[1] ~= 'in_progress' then return {-1, 0, ''} end
 local tenant, lane, deadline = b[2], b[4], b[6]
 local retention = int(deadline - now + ARGV[7])
 local seen, open = key('batch', id, 'seen'), key('batch', id, 'open')
-local made, joined, tokens, ended, wait = 0, 0, 0, {}, ''
+local made, joined, ended, wait = 0, 0, {}, ''
+local arrived, tokens = 0, 0  -- what workers have to do
 
 for i = 9, #ARGV, STRIDE do
   local index, job, result = ARGV[i], ARGV[i + 1], ARGV[i + 5]
@@ -50,10 +51,10 @@ for i = 9, #ARGV, STRIDE do
         'state', 'queued', 'rank', rank, 'created_at', int(now), 'ready_at', int(now),
         'deadline_at', deadline, 'fence', '0', 'attempt', '0', 'max_attempts', ARGV[8],
         'retention_ms', retention, 'request_id', b[5], 'fingerprint', ARGV[i + 2],
-        'request', ARGV[i + 4], 'batch', id, 'lines', 1)
+        'request', ARGV[i + 4], 'batch', id, 'lines', 1, 'estimated_tokens', ARGV[i + 3])
       redis.call('HINCRBY', key('open'), tenant, 1)
       redis.call('SADD', open, job)
-      made, tokens = made + 1, tokens + ARGV[i + 3]
+      made = made + 1
       if nano ~= '' and result == '' then
         redis.call('HSET', record, 'reserve_nano', nano, 'reserve_tokens', held)
       end
@@ -66,14 +67,15 @@ for i = 9, #ARGV, STRIDE do
         redis.call('ZADD', key('due'), deadline, job)
         make_ready(job, tenant, lane, rank)
         hint(lane, job)
+        arrived, tokens = arrived + 1, tokens + ARGV[i + 3]
       end
     end
   end
 end
 
-if made > 0 then
+if arrived > 0 then
   local hour = key('arrivals', lane, ARGV[5])
-  redis.call('HINCRBY', hour, ARGV[6] .. ':r', made)
+  redis.call('HINCRBY', hour, ARGV[6] .. ':r', arrived)
   redis.call('HINCRBY', hour, ARGV[6] .. ':t', int(tokens))
   redis.call('EXPIRE', hour, 1296000)
 end

@@ -10,6 +10,7 @@
 -- ring:{lane}             zset    tenant -> virtual time; the lowest is served next
 -- vtime                   hash    lane -> virtual time of the tenant served last
 -- running                 hash    lane -> number of running jobs
+-- holding:{lane}          hash    worker -> number of the lane's jobs that it runs
 -- open                    hash    tenant -> number of jobs that have not ended
 -- waiters:{id}            set     pub/sub channels to tell when the job moves
 -- jobs:{tenant}           zset    job id -> ms of acceptance, for listing
@@ -20,7 +21,10 @@
 -- batch:{id} and so on            batches: see tasks/batches.py
 -- stream:{id}             stream  what the client sees of a streamed answer
 -- totals                  hash    what ever happened, for metrics: submitted:{lane}, retried:{lane},
---                                 deferred:{lane}, recovered:{lane}, ended:{lane}:{state}
+--                                 deferred:{lane}, recovered:{lane}, ended:{lane}:{state};
+--                                 for the scaler: started:{lane}, late:{lane} (had waited longer
+--                                 than the lane promises), and of jobs that ran and ended
+--                                 served:{lane}, served_tokens:{lane} (estimated), busy_ms:{lane}
 -- broker:inference.{lane} list    Celery messages; each is a hint that a job of the lane is ready
 --
 -- ARGV[1] key prefix, ARGV[2] the Celery message with @ID@ and @LANE@ to fill in.
@@ -124,17 +128,36 @@ local function total(...)
   redis.call('HINCRBY', key('totals'), table.concat({...}, ':'), 1)
 end
 
+-- A worker lets go of a job of the lane that it ran.
+local function put_down(lane, worker)
+  decrement('running', lane)
+  decrement('holding:' .. lane, worker)
+end
+
+-- A run is over: the time for which it took a slot.
+local function count_busy(lane, started_at)
+  redis.call('HINCRBY', key('totals'), 'busy_ms:' .. lane, int(math.max(0, now - started_at)))
+end
+
 -- The one place where a job ends. `fields` is a flat list to write with it.
 local function finish(id, state, fields)
   local record = key('job', id)
   local job = redis.call('HMGET', record, 'tenant', 'lane', 'state', 'created_at', 'retention_ms',
-    'batch', 'lines', 'webhook_url')
+    'batch', 'lines', 'webhook_url', 'worker', 'started_at', 'fence', 'estimated_tokens',
+    'aged')
   local tenant, lane, was = job[1], job[2], job[3]
   local left = true
   if was == 'running' then
-    decrement('running', lane)
+    put_down(lane, job[9])
+    count_busy(lane, job[10])
+    total('served', lane)
+    redis.call('HINCRBY', key('totals'), 'served_tokens:' .. lane, job[12] or '0')
   else
     left = leave_ready(id, tenant, lane)
+    if state == 'expired' and job[11] == '0' and not job[13] then  -- no worker came in time
+      total('started', lane)
+      total('late', lane)
+    end
   end
   redis.call('HSET', record, 'state', state, 'finished_at', int(now),
     'total_ms', int(now - job[4]), unpack(fields))

@@ -70,17 +70,13 @@ end
 local deadline = now + tonumber(ARGV[6])
 redis.call('HSET', record, 'id', id, 'tenant', tenant, 'lane', lane, 'state', 'queued',
   'rank', int(now_us), 'created_at', int(now), 'ready_at', int(now), 'deadline_at', int(deadline),
-  'fence', '0', 'attempt', '0', unpack(ARGV, FIELDS))
+  'fence', '0', 'attempt', '0', 'estimated_tokens', ARGV[15], unpack(ARGV, FIELDS))
 if ARGV[17] == '1' then
   local list = key('jobs', tenant)
   redis.call('ZADD', list, int(now), id)
   redis.call('ZREMRANGEBYSCORE', list, '-inf', int(now - ARGV[18]))
   redis.call('PEXPIRE', list, ARGV[18])
 end
-local hour = key('arrivals', lane, ARGV[13])
-redis.call('HINCRBY', hour, ARGV[14] .. ':r', 1)
-redis.call('HINCRBY', hour, ARGV[14] .. ':t', ARGV[15])
-redis.call('EXPIRE', hour, 1296000)
 redis.call('HINCRBY', key('open'), tenant, 1)
 total('submitted', lane)
 
@@ -90,6 +86,11 @@ if final ~= '' then
   return {'created', int(now), int(deadline), -1, 0}
 end
 
+-- What is answered here is no work for a worker, so it is no arrival.
+local hour = key('arrivals', lane, ARGV[13])
+redis.call('HINCRBY', hour, ARGV[14] .. ':r', 1)
+redis.call('HINCRBY', hour, ARGV[14] .. ':t', ARGV[15])
+redis.call('EXPIRE', hour, 1296000)
 redis.call('ZADD', key('due'), int(deadline), id)
 if ARGV[12] ~= '' then
   redis.call('SADD', key('waiters', id), ARGV[12])

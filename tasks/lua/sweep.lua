@@ -10,7 +10,7 @@ for _, id in ipairs(due) do
   looked = looked + 1
   local record = key('job', id)
   local job = job_fields(id, 'state', 'tenant', 'lane', 'rank', 'deadline_at', 'attempt',
-    'max_attempts', 'not_before')
+    'max_attempts', 'not_before', 'worker')
   local state, tenant, lane = job[1], job[2], job[3]
   if state ~= 'queued' and state ~= 'running' then
     redis.call('ZREM', key('due'), id)
@@ -26,7 +26,7 @@ for _, id in ipairs(due) do
       redis.call('ZADD', key('dead'), int(now), id)
       dead = dead + 1
     else
-      decrement('running', lane)
+      put_down(lane, job[9])
       -- The fence moves on at once: what the silent worker sends from now on is refused.
       redis.call('HINCRBY', record, 'fence', 1)
       redis.call('HSET', record, 'state', 'queued', 'ready_at', int(now))
@@ -48,9 +48,13 @@ end
 -- forgotten, too few to turn the order of the lanes round.
 local oldest = int(now_us - tonumber(ARGV[4]) * 1000)
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('ready', 'low'), '-inf', oldest, 'LIMIT', 0, 5)) do
-  local job = job_fields(id, 'tenant', 'rank')
+  local job = job_fields(id, 'tenant', 'rank', 'fence')
   leave_ready(id, job[1], 'low')
-  redis.call('HSET', key('job', id), 'lane', 'normal')
+  redis.call('HSET', key('job', id), 'lane', 'normal', 'aged', '1')
+  if job[3] == '0' then  -- low was too slow, whatever normal makes of it
+    total('started', 'low')
+    total('late', 'low')
+  end
   make_ready(id, job[1], 'normal', job[2])
   aged = aged + 1
 end

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
-from config.celery import ALL_QUEUES, BROKER_PREFIX, INFERENCE_QUEUES, SYSTEM_QUEUE, WEBHOOK_QUEUE
+from config.celery import (
+    ALL_QUEUES,
+    BROKER_PREFIX,
+    INFERENCE_QUEUES,
+    SCALER_QUEUE,
+    SYSTEM_QUEUE,
+    WEBHOOK_QUEUE,
+)
 from config.settings import Settings
 from tests.deploy.tools import ROOT, find_tool, run_tool
 
@@ -123,6 +130,8 @@ def test_compose_workers_read_every_queue(compose: dict[str, Any]) -> None:
             read.add(SYSTEM_QUEUE)
         if "--webhooks" in command:
             read.add(WEBHOOK_QUEUE)
+        if "--scaler" in command:
+            read.add(SCALER_QUEUE)
     assert read == set(ALL_QUEUES)
 
 

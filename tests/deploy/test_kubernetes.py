@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from app.stack.processes import SCALER_CHILD_KILOBYTES, SCALER_TICK_SECONDS
 from config.celery import BROKER_PREFIX, INFERENCE_QUEUES
+from config.lanes import by_lane
 from config.settings import Settings
 from tests.deploy.tools import find_tool, run_tool
 
@@ -97,7 +99,7 @@ def test_pods_run_restricted(overlay: str) -> None:
         assert main["securityContext"]["readOnlyRootFilesystem"] is True, name
         assert main["securityContext"]["allowPrivilegeEscalation"] is False, name
         assert main["securityContext"]["capabilities"] == {"drop": ["ALL"]}, name
-        assert pod["automountServiceAccountToken"] is (name == "system"), name
+        assert pod["automountServiceAccountToken"] is (name == "scaler"), name
         assert {"cpu", "memory"} <= set(main["resources"]["requests"]), name
         assert "memory" in main["resources"]["limits"], name
 
@@ -166,7 +168,9 @@ def test_each_queue_has_a_pool(overlay: str) -> None:
         lane = queue.removeprefix("inference.")
         args = container(deployments[f"worker-{lane}"]["spec"]["template"])["args"]
         assert args[-1].split(",") == [queue, "control"]
-    assert container(deployments["system"]["spec"]["template"])["args"] == ["worker", "--system"]
+    for name in ("system", "scaler", "webhooks"):
+        args = container(deployments[name]["spec"]["template"])["args"]
+        assert args == ["worker", f"--{name}"]
 
 
 def test_workers_may_end_what_they_began(overlay: str) -> None:
@@ -194,6 +198,25 @@ def test_an_apply_leaves_scaled_replicas_alone(overlay: str) -> None:
     for name, deployment in of_kind(overlay, "Deployment").items():
         scaled = name == "api" or name.startswith("worker-")
         assert ("replicas" in deployment["spec"]) is not scaled, name
+
+
+def test_the_scaler_reaches_what_it_scales_and_alone_may(overlay: str) -> None:
+    deployments = of_kind(overlay, "Deployment")
+    pod = deployments["scaler"]["spec"]["template"]["spec"]
+    assert {"name": "SCALER_MODE", "value": "act"} in pod["containers"][0]["env"]
+    assert [
+        name for name, one in workloads(overlay) if one["spec"]["serviceAccountName"] == "scaler"
+    ] == ["scaler"]
+    names = by_lane(Settings.model_fields["scaler_deployments"].default).values()
+    assert set(names) <= set(deployments)
+    for rule in of_kind(overlay, "Role")["scaler"]["rules"]:
+        if rule["resources"] in (["deployments"], ["deployments/scale"]):
+            assert set(rule["resourceNames"]) == set(names)
+    policy = of_kind(overlay, "NetworkPolicy")["kubernetes-api"]["spec"]
+    assert policy["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "scaler"}
+    limit = pod["containers"][0]["resources"]["limits"]["memory"]
+    assert int(limit.removesuffix("Mi")) * 1024 > 1.5 * SCALER_CHILD_KILOBYTES
+    assert pod["terminationGracePeriodSeconds"] > SCALER_TICK_SECONDS
 
 
 def test_the_scaler_may_do_no_more_than_it_does(overlay: str) -> None:

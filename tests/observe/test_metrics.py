@@ -3,19 +3,26 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
+import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import redis
 from flask.testing import FlaskClient
 
+from config.settings import Settings
 from tasks.breakers import target_key
 from tasks.inference import Attempt, Priority, Usage
 from tasks.jobs import JobState
 from tasks.ledger import Ledger, Limits, NewJob
 from tasks.metrics import WebhookMetrics
 from tasks.recent import RATIO, Recent, bucket_of, seconds_of
+from tasks.scaler_state import count_tick
 from tests.observe.conftest import Observed, read_samples
+from workers.scaler import run_tick
+from workers.scaler.ledger_signals import LedgerSignalsReader
+from workers.scaler.live import configured
 
 
 def submit(ledger: Ledger, lane: Priority = Priority.NORMAL, max_attempts: int = 3) -> str:
@@ -232,6 +239,41 @@ def test_names_follow_prometheus_rules(
         )
         ours = [line for line in checked.stderr.decode().splitlines() if "inferenceflow_" in line]
         assert not ours
+
+
+def test_the_scalers_numbers_are_there_after_a_tick_and_follow_the_rules(
+    make_client: Callable[..., FlaskClient],
+    observe_ledger: Ledger,
+    observe_prefix: str,
+    redis_client: redis.Redis,
+    promtool: str,
+) -> None:
+    settings = replace(
+        configured(Settings(_env_file=None)),  # type: ignore[call-arg]
+        prefix=observe_prefix,
+    )
+    reader = LedgerSignalsReader(redis_client, observe_prefix)
+    now = time.time()
+    for step in range(2):
+        submit(observe_ledger)
+        assert run_tick(settings, redis_client, now + 60 * step, ledger=reader)
+    count_tick(
+        redis_client,
+        actions=[("normal", "up", "backlog")],
+        replica_seconds={},
+        cost={},
+        prefix=observe_prefix,
+    )
+    text = make_client().get("/v1/metrics").data
+    for name in ("desired_replicas", "forecast_p50", "forecast_upper", "arrival_rate", "beta"):
+        assert f'inferenceflow_scaler_{name}{{queue="normal"}}'.encode() in text, name
+    assert b'inferenceflow_scaler_actions_total{direction="up",queue="normal"' in text
+    assert b'inferenceflow_state_readable{part="scaler"} 1.0' in text
+    checked = subprocess.run(
+        [promtool, "check", "metrics"], input=text, capture_output=True, check=False
+    )
+    ours = [line for line in checked.stderr.decode().splitlines() if "inferenceflow_scaler" in line]
+    assert not ours
 
 
 def test_no_prompt_is_in_any_metric(

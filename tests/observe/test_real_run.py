@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from app.stack.embedded import free_port
-from tasks.scaler_state import claim_tick, save_tick
+from tasks.inference import Priority
+from tasks.scaler_state import read_scaler
 from tests.observe.conftest import read_samples
 from tests.stack import ROOT, RealStack, eventually, real_stack
 
@@ -35,16 +35,10 @@ FLAGS = (
 MAY_BE_EMPTY = {"Runs put off", "Errors", "Answers shared in flight"}
 
 
-def decision(queue: str, at: float) -> dict[str, object]:
-    """A decision as workers/scaler/log.py writes it, as far as it is shown."""
-    level = 20 + 5 * ((at / 30) % 4)
-    return {
-        "queue": queue, "at": at, "level": "nowcast", "before": 2, "after": 3, "reason": "staffing",
-        "direction": "up", "binding": "staffing", "beta": 1.0, "applied": False,
-        "replicas": {"desired": 2, "ready": 2, "pending": 0, "stuck": 0},
-        "forecast": {"actual": level, "p50": level + 2, "upper": level + 6},
-        "skill": {"nowcast_loss": 1.0, "seasonal_loss": None, "coverage": 0.95},
-    }  # fmt: skip
+def decisions(stack: RealStack, lane: Priority) -> list[dict]:
+    """What the scaler decided, newest first, since it knows of the worker."""
+    state = read_scaler(stack.redis, log=200, prefix=stack.settings.key_prefix)
+    return [one for one in state.get("log", {}).get(lane, []) if one["replicas"]["ready"]]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +46,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RealStack, l
     """The stack after forty jobs, and the jobs as the API gives them."""
     port = free_port()
     folder = tmp_path_factory.mktemp("observe")
-    with real_stack(folder, "--latency", "0.05", workers=0) as stack:
+    with real_stack(folder, "--latency", "0.05", workers=0, SCALER_INTERVAL="2") as stack:
+        stack.start_scaler()
         stack.env["PROMETHEUS_PORT"] = str(port)
         stack.start_worker("worker1")
         stack.metrics_port = port  # type: ignore[attr-defined]
@@ -77,18 +72,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RealStack, l
         with ThreadPoolExecutor(4) as pool:
             ids = list(pool.map(ask, range(25)))
         ids += [ask(number) for number in range(25, 40)]
-        now = time.time()
-        token = claim_tick(stack.redis, "test", 60, prefix=stack.settings.key_prefix)
-        assert token is not None
-        for step in range(20):
-            for queue in ("high", "normal", "low"):
-                save_tick(
-                    stack.redis,
-                    token,
-                    memories={},
-                    decisions={queue: json.dumps(decision(queue, now - 600 + 30 * step))},
-                    prefix=stack.settings.key_prefix,
-                )
+        eventually(
+            lambda: all(len(decisions(stack, lane)) >= 12 for lane in Priority),
+            seconds=90,
+            what="the scaler's ticks",
+        )
         jobs = [session.get(f"{stack.url}/v1/jobs/{one}", timeout=10).json() for one in ids]
         yield stack, jobs
 
@@ -237,7 +225,12 @@ def test_the_console(run: tuple[RealStack, list[dict]], browser: webdriver.Chrom
     assert [row.text.split()[0] for row in shown] == [
         job["id"][:12] for job in sorted(jobs, key=lambda j: (j["created_at"], j["id"]))[::-1][:20]
     ]
-    assert len(browser.find_elements(By.CSS_SELECTOR, "#scaler svg polyline")) == 9
+    # for each queue arriving, forecast and its upper quantile, and replicas three ways
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#scaler svg polyline")) == 18
+    state = read_scaler(stack.redis, prefix=stack.settings.key_prefix)["queues"]
+    rows = browser.find_elements(By.CSS_SELECTOR, "#scaler tr")[1:]
+    assert [row.text.split()[0] for row in rows] == ["high", "low", "normal"] == sorted(state)
+    assert {one["before"] for one in state.values()} == {1}  # the one worker serves them all
     assert "local" in browser.find_element(By.ID, "providers").text
     rate = browser.find_element(By.CSS_SELECTOR, "#cache .big").text
     mine = stack.session().get(f"{stack.url}/v1/cache/stats", timeout=10).json()

@@ -290,6 +290,38 @@ def test_the_season_raises_what_the_present_needs() -> None:
     assert unskilled.capacity.binding == "staffing"
 
 
+def test_load_that_is_gone_at_once_is_expected_back_for_some_hours() -> None:
+    season = Prior(fitted_at=0.0, start=900_000.0, values=(2.0,) * 400, step=600.0)
+    gone = RecentArrivals((0.0,) * 60, 0.0, 30.0, 9e5)
+    skilled = Memory(beta=1.0, seen_since=0.0, track=Track(seasonal_loss=1.0, skilled=True))
+    calm = signals(arrivals=gone, running=0)
+    decision, memory = decide(calm, skilled, prior=season)
+    assert decision.gone_since == memory.gone_since == calm.at
+    assert decision.capacity is not None
+    # 2/s at 8 s: 16 slots and 4 for safety
+    assert (decision.capacity.binding, decision.capacity.required) == ("forecast", 5)
+    # It stays so when the season loses its trust meanwhile, as it must while nothing comes ...
+    shaken = replace(memory, track=Track(seasonal_loss=1.0, skilled=False))
+    later = replace(calm, at=calm.at + KNOBS.return_seconds - 1.0)
+    kept, memory = decide(later, shaken, prior=season)
+    assert kept.capacity is not None
+    assert (kept.trust.level, kept.capacity.required) == (Level.NOWCAST, 5)
+    # ... and while it is only beginning to come back ...
+    little = RecentArrivals((60.0,) * 60, 30.0, 30.0, 9e5)
+    coming, memory = decide(replace(later, arrivals=little), memory, prior=season)
+    assert coming.gone_since == calm.at
+    # ... until it is believed.
+    believed, memory = decide(replace(calm, at=later.at + 1.0), memory, prior=season)
+    assert believed.capacity is not None
+    assert believed.capacity.required == 0
+    # Load that is back ends it, and a season without skill never begins it.
+    full = RecentArrivals((100.0,) * 60, 50.0, 30.0, 9e5)
+    back, memory = decide(signals(at=later.at + 60.0, arrivals=full), memory, prior=season)
+    assert back.gone_since is memory.gone_since is None
+    unskilled, _ = decide(calm, None, prior=season)
+    assert unskilled.gone_since is None
+
+
 def test_the_budget_is_shared_over_queues() -> None:
     knobs = {queue: replace(KNOBS, min_replicas=1) for queue in ("high", "low")}
     many = signals(queue="high", depth=200, running=16)

@@ -331,7 +331,7 @@ def test_inside_a_cluster_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_the_role_allows_what_the_scaler_does_and_is_valid() -> None:
-    documents = list(yaml.safe_load_all((ROOT / "k8s" / "scaler" / "rbac.yaml").read_text()))
+    documents = list(yaml.safe_load_all((ROOT / "k8s" / "base" / "scaler-access.yaml").read_text()))
     for document in documents:
         kubernetes_validate.validate(document, "1.33", strict=True)
     [role] = [document for document in documents if document["kind"] == "Role"]

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +46,8 @@ from workers.scaler.simulate.tune import (
     spread,
 )
 
-TRACES = Path(__file__).parents[2] / "benchmarks" / "data" / "traces"
+ROOT = Path(__file__).parents[2]
+TRACES = ROOT / "benchmarks" / "data" / "traces"
 HOUR = 3600.0
 STEP = 10.0
 SHAPE = Shape(service_seconds=8.0)
@@ -64,6 +68,7 @@ def world(**changes: Any) -> World:
         "cold_start": lambda _: KNOBS.cold_start_seconds,
         "slots": KNOBS.slots_per_replica,
         "initial_replicas": 5,
+        "tick": 30.0,
     }
     return World(**{**settings, **changes})
 
@@ -193,6 +198,30 @@ def test_an_outage_without_arrivals_does_not_scale_out_for_what_is_not_there() -
     run = simulate(jobs, InferenceFlow(KNOBS, None), world())
     assert min(desired(run, 2.5 * HOUR, 3 * HOUR)) == KNOBS.min_replicas
     assert late(run, jobs, 3 * HOUR + 600, 5 * HOUR) < 0.01
+
+
+class RightPriors(PriorBook):
+    """A season that is the true rate."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+
+    def at(self, moment: float) -> Prior | None:
+        rate = 12.0 / SHAPE.service_seconds
+        return Prior(fitted_at=moment, start=moment - 6000.0, values=(rate,) * 40, step=600.0)
+
+
+def test_clients_that_come_back_all_at_once_find_their_replicas() -> None:
+    rates = steady(9, 12)
+    rates[int(7 * HOUR / STEP) : int(8 * HOUR / STEP)] = 0.0
+    jobs = workload(rates)
+    knobs = replace(KNOBS, min_history_seconds=0.0)
+    seasonal = simulate(jobs, InferenceFlow(knobs, RightPriors()), world())
+    alone = simulate(jobs, InferenceFlow(knobs, None), world())
+    assert min(desired(seasonal, 7.5 * HOUR, 8 * HOUR)) >= 3
+    assert min(desired(alone, 7.5 * HOUR, 8 * HOUR)) == KNOBS.min_replicas
+    back = (8 * HOUR, 8 * HOUR + 300)
+    assert late(seasonal, jobs, *back) < 0.05 < 0.2 < late(alone, jobs, *back)
 
 
 class WrongPriors(PriorBook):
@@ -354,7 +383,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Pa
         [
             str(TRACES / "servegen_deepseek-r1_rate600s.csv"),
             *("--cold-start", "180", "--json", "--budget", "3", "--mean-load", "6"),
-            *("--out", str(out)),
+            *("--plot", str(out / "mine.png")),
         ],
     )
     assert result.exit_code == 0, result.output
@@ -382,6 +411,7 @@ def test_the_report_names_every_policy(report: tuple[dict[str, Any], Path]) -> N
 
 def test_plots_are_written_and_need_no_network(report: tuple[dict[str, Any], Path]) -> None:
     png, page = (Path(path) for path in report[0]["plots"])
+    assert (png.name, page.name) == ("mine.png", "mine.html")
     assert png.read_bytes().startswith(b"\x89PNG")
     text = page.read_text()
     assert "<svg" in text
@@ -408,3 +438,12 @@ def test_a_file_that_is_no_trace_ends_in_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [str(path)])
     assert result.exit_code == 1
     assert result.output.startswith("Error:")
+
+
+def test_the_command_hands_over_to_the_simulator(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("a,b\n")
+    command = [sys.executable, "-m", "app.cli", "scaler", "simulate", str(path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "expected the columns t_s and rate_rps" in done.stderr

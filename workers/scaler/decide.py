@@ -26,6 +26,7 @@ class Memory:
     started_seen: int = 0  # totals at the last adaption of beta
     late_seen: int = 0
     adapted_at: float = 0.0
+    gone_since: float | None = None  # since when far less arrives than the season says
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Decision:
     before: int | None
     target: int | None  # None: hold whatever there is
     clamps: tuple[str, ...]
+    gone_since: float | None = None  # as in Memory
 
     @property
     def direction(self) -> str:
@@ -102,6 +104,10 @@ def decide_queue(
         seconds_per_job=signals.seconds_per_job,
     )
     predicted = None if believed is None else believed.upper * signals.seconds_per_unit
+    gone_since = _gone_since(memory, signals.at, rates, trust, knobs)
+    if gone_since is not None and signals.at - gone_since < knobs.return_seconds:
+        returning = _season(rates) * signals.seconds_per_unit
+        predicted = max(predicted or 0.0, returning)
     capacity = calculate_required_capacity(load, predicted, knobs=knobs, beta=beta)
     since = signals.at - knobs.stabilisation_seconds
     needs = (
@@ -132,9 +138,15 @@ def decide_queue(
         before=signals.replicas.desired,
         target=railed.target,
         clamps=railed.clamps,
+        gone_since=gone_since,
     )
     return decision, replace(
-        memory, track=track, needs=needs, seen_since=seen_since, busy_at=busy_at
+        memory,
+        track=track,
+        needs=needs,
+        seen_since=seen_since,
+        busy_at=busy_at,
+        gone_since=gone_since,
     )
 
 
@@ -161,6 +173,27 @@ def decide_all(
             decision = replace(decision, target=grant, clamps=(*decision.clamps, "budget"))
         shared.append((decision, memory))
     return shared
+
+
+def _season(rates: Rates | None) -> float:
+    return 0.0 if rates is None or rates.season is None else rates.season
+
+
+def _gone_since(
+    memory: Memory, at: float, rates: Rates | None, trust: Trust, knobs: QueueKnobs
+) -> float | None:
+    """Since when load is missing that a trusted season says should be there; None if it is not.
+
+    Clients that all stop at once (an outage of theirs, or of a network before us) come back all
+    at once. The season is the only thing that still knows of them.
+    """
+    if rates is None:
+        return None
+    if memory.gone_since is not None:  # until it is back, not until it begins to come
+        back = rates.current >= knobs.back_share * _season(rates)
+        return None if back else memory.gone_since
+    missing = rates.current < knobs.gone_share * _season(rates)
+    return at if missing and trust.level is Level.SEASONAL else None
 
 
 def _arriving(signals: QueueSignals) -> bool:

@@ -55,6 +55,7 @@ class Rates:
     current: float  # average of the last minutes
     nowcast: float  # at the horizon, without a season
     seasonal: float | None  # at the horizon, from the corrected season blended with the nowcast
+    season: float | None = None  # at the horizon, from the season alone
 
 
 def nowcast_rate(recent: RecentArrivals, tau_seconds: float) -> float:
@@ -93,7 +94,8 @@ def look_ahead(
         return Rates(current, current, None)
     left = knobs.rho ** (horizon / RHO_STEP_SECONDS)
     corrected = max(0.0, then_prior + left * (current - now_prior))
-    return Rates(current, current, knobs.blend * corrected + (1.0 - knobs.blend) * current)
+    blended = knobs.blend * corrected + (1.0 - knobs.blend) * current
+    return Rates(current, current, blended, then_prior)
 
 
 def fit_prior(

@@ -20,7 +20,7 @@ class QueueKnobs:
 
     slots_per_replica: int = 8  # jobs that one replica runs at once
     cold_start_seconds: float = 60.0  # from asking for a replica to its first job
-    tick_seconds: float = 30.0
+    tick_seconds: float = 60.0
     target_wait_seconds: float = 15.0  # a job that waits longer violates the objective
     violation_target: float = 0.01  # share of jobs that may
 
@@ -40,6 +40,9 @@ class QueueKnobs:
     nowcast_tau_seconds: float = 150.0  # memory of the moving average
     rho: float = 0.95  # share of today's deviation from the season that is left 5 minutes on
     blend: float = 0.5  # weight of the corrected season against the nowcast
+    gone_share: float = 0.3  # under this share of the season, the load is gone
+    back_share: float = 0.8  # from this share on it is back
+    return_seconds: float = 4 * 3600.0  # so long the season is staffed, because it may return
     min_history_seconds: float = 3 * 86_400.0  # before a seasonal forecast is tried
     min_nowcast_seconds: float = 600.0  # of counted arrivals before they are believed
 

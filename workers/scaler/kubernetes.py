@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from workers.scaler.knobs import Mode
@@ -69,10 +70,16 @@ class Cluster:
         self.custom: Any = client.CustomObjectsApi(api_client)
 
 
-def connect(namespace: str) -> Cluster | None:
-    """The cluster that this process runs in; None outside of one."""
+def connect(namespace: str, kubeconfig: Path | None = None) -> Cluster | None:
+    """The cluster that this process runs in, or that of `kubeconfig`; None without either.
+
+    Raises ConfigException for a kubeconfig that cannot be used.
+    """
     from kubernetes import client, config
 
+    if kubeconfig is not None:
+        found = config.new_client_from_config(str(kubeconfig))  # type: ignore[no-untyped-call]
+        return Cluster(namespace, found)
     try:
         config.load_incluster_config()  # type: ignore[no-untyped-call]
     except config.ConfigException:

@@ -70,6 +70,7 @@ def decision_record(
             "drain": capacity.drain,
             "forecast": capacity.forecast,
         },
+        "gone_since": decision.gone_since,
         "binding": None if capacity is None else capacity.binding,
         "required": None if capacity is None else capacity.required,
         "beta": round(decision.beta, 4),

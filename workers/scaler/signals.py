@@ -22,7 +22,17 @@ class LedgerSignals:
     busy_seconds_total: float  # slot-seconds of finished jobs, ever
     finished_total: int
     finished_tokens_total: int = 0  # estimated at submission, in the unit of the arrivals
-    running_by_worker: dict[str, int] = field(default_factory=dict)  # pod name: jobs
+    # Jobs of every worker that serves the queue, idle ones too, by `host:pid` or `host`.
+    running_by_worker: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def running_by_pod(self) -> dict[str, int]:
+        """The same by host name, which in Kubernetes is that of the pod."""
+        pods: dict[str, int] = {}
+        for worker, jobs in self.running_by_worker.items():
+            pod = worker.partition(":")[0]
+            pods[pod] = pods.get(pod, 0) + jobs
+        return pods
 
 
 class LedgerReader(Protocol):

@@ -299,7 +299,7 @@ def _apply(
             fence=fence,
             decided_on=before,
             now=now,
-            running_by_worker=None if seen.ledger is None else seen.ledger.running_by_worker,
+            running_by_worker=None if seen.ledger is None else seen.ledger.running_by_pod,
             dry_run=settings.dry_run,
         ),
     )

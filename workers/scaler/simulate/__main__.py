@@ -27,16 +27,21 @@ from workers.scaler.simulate.tune import Experiment, compare
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("var/scaler"),
     show_default=True,
-    help="Folder for the plots.",
+    help="Folder for the plots, where --plot names none.",
 )
-@click.option("--plot/--no-plot", default=True, help="Write a PNG and an HTML page.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The PNG to write; an HTML page is written beside it.",
+)
+@click.option("--no-plot", is_flag=True, help="Write neither.")
 @click.option("--budget", default=16, show_default=True, help="Candidates per tuned policy.")
 @click.option("--mean-load", default=16.0, show_default=True, help="Busy slots on average.")
 @click.option("--service-seconds", default=10.0, show_default=True, help="Mean time of a job.")
 @click.option("--slots", default=4, show_default=True, help="Jobs that one replica runs at once.")
 @click.option("--target-wait", default=15.0, show_default=True, help="Longest good wait, seconds.")
 @click.option("--violation-target", default=0.01, show_default=True, help="Share of late jobs.")
-@click.option("--tick", default=30.0, show_default=True, help="Seconds between decisions.")
+@click.option("--tick", default=60.0, show_default=True, help="Seconds between decisions.")
 @click.option("--seed", default=1, show_default=True)
 @click.option(
     "--prior-cache",
@@ -48,7 +53,8 @@ def main(
     cold_start: float,
     as_text: bool,
     out: Path,
-    plot: bool,
+    plot: Path | None,
+    no_plot: bool,
     budget: int,
     mean_load: float,
     service_seconds: float,
@@ -90,7 +96,8 @@ def main(
     priors = fit_priors(workload, knobs.min_history_seconds, cache=prior_cache)
     experiment = Experiment(workload, priors, world, knobs, budget)
     outcomes = compare(experiment)
-    plots = [str(path) for path in write_plots(experiment, outcomes, out)] if plot else []
+    png = plot or out / f"{workload.name}-{cold_start:.0f}s.png"
+    plots = [] if no_plot else [str(path) for path in write_plots(experiment, outcomes, png)]
     if as_text:
         click.echo(json.dumps(as_json(experiment, outcomes, plots), allow_nan=False))
         return

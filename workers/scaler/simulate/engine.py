@@ -27,7 +27,7 @@ class World:
 
     cold_start: Callable[[float], float]  # seconds until a replica asked for at `t` is ready
     slots: int = 8
-    tick: float = 30.0
+    tick: float = 60.0
     target_wait: float = 15.0
     initial_replicas: int = 4
     signals_lost: Callable[[float], bool] = field(default=lambda _moment: False)

@@ -23,17 +23,16 @@ HOUR = 3600.0
 
 
 def write_plots(
-    experiment: Experiment, outcomes: Sequence[Outcome], folder: Path
+    experiment: Experiment, outcomes: Sequence[Outcome], png: Path
 ) -> tuple[Path, Path]:
-    """Write `{trace}-{cold start}.png` and `.html` into `folder`; the page needs no network."""
+    """Write `png`, and a page that needs no network beside it; both paths."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     figure = _draw(experiment, outcomes)
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{experiment.workload.name}-{experiment.knobs.cold_start_seconds:.0f}s"
-    png, page = folder / f"{stem}.png", folder / f"{stem}.html"
-    figure.savefig(png, dpi=110)
+    png.parent.mkdir(parents=True, exist_ok=True)
+    page = png.with_suffix(".html")
+    figure.savefig(png, format="png", dpi=110)
     svg = io.StringIO()
     figure.savefig(svg, format="svg")
     picture = svg.getvalue()
