@@ -99,8 +99,8 @@ def test_redis_killed_twice_under_load(stack: RealStack) -> None:
         stack.start_redis()
         ids += submit_all(stack, 100, cache={"mode": "off"})
         run = Chaos(stack, 0, reconciler=True)
-        run._supervise()
-    eventually(lambda: run._supervise() is None, seconds=1, what="supervision")
+        run.supervise()
+    eventually(lambda: run.supervise() is None, seconds=1, what="supervision")
     all_succeed(stack, ids, seconds=60)
 
 
