@@ -121,7 +121,11 @@ class JobView(BaseModel):
     result: InferenceResponse | None
     error: JobError | None
     queue_position: int | None = Field(default=None, description="1 is next; an estimate.")
-    eta_seconds: float | None = Field(default=None, description="Until it starts; an estimate.")
+    eta_seconds: float | None = Field(
+        default=None,
+        description="Until it starts: an estimate from the pace of its lane, which is known only "
+        "while more work waits than workers take.",
+    )
 
 
 class JobPage(BaseModel):

@@ -27,6 +27,7 @@ from tasks.database import DatabaseDownError
 from tasks.deliveries import EndpointDisabledError, UnknownDeliveryError
 from tasks.files import FileTooLargeError, UnknownFileError
 from tasks.ledger import (
+    DeadlineUnreachableError,
     IdempotencyConflictError,
     JobEndedError,
     NotReplicatedError,
@@ -217,6 +218,16 @@ def register_error_handlers(app: Flask) -> None:
             headers={"Retry-After": str(error.retry_after)},
         ).response()
 
+    def too_late(error: DeadlineUnreachableError) -> Response:
+        return Problem(
+            503,
+            "deadline-unreachable",
+            f"At the present pace the job would start in about {error.eta_seconds} s, after its "
+            f"deadline of {error.deadline_seconds:g} s. Try again later, with a longer "
+            "deadline_seconds, or with a higher priority.",
+            headers={"Retry-After": str(max(1, round(error.eta_seconds - error.deadline_seconds)))},
+        ).response()
+
     def refused(error: RefusedError) -> Response:
         status, kind, detail, seconds = describe(error.refusal, datetime.now(UTC))
         headers = {} if seconds is None else {"Retry-After": str(seconds)}
@@ -294,6 +305,7 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(UnknownDeliveryError, unknown_delivery)
     app.register_error_handler(EndpointDisabledError, endpoint_disabled)
     app.register_error_handler(TooManyEndpointsError, too_many_endpoints)
+    app.register_error_handler(DeadlineUnreachableError, too_late)
     app.register_error_handler(RefusedError, refused)
     app.register_error_handler(DatabaseDownError, database_down)
     app.register_error_handler(Exception, unexpected)

@@ -107,8 +107,8 @@ def submit(
 
     `surface`: what to keep with the job beside the request, to show it in another shape.
 
-    Raises Problem, IdempotencyConflictError, QueueFullError, RefusedError, DatabaseDownError,
-    redis.RedisError.
+    Raises Problem, IdempotencyConflictError, QueueFullError, DeadlineUnreachableError,
+    RefusedError, DatabaseDownError, redis.RedisError.
     """
     settings = services.settings
     check_model(services.catalogue, submission.model_preference)

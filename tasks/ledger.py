@@ -55,6 +55,15 @@ class QueueFullError(LedgerError):
         self.retry_after = retry_after  # seconds, from the measured drain rate
 
 
+class DeadlineUnreachableError(LedgerError):
+    """At the pace of its lane the job could not start before its deadline."""
+
+    def __init__(self, eta_seconds: int, deadline_seconds: float) -> None:
+        super().__init__(self.__doc__)
+        self.eta_seconds = eta_seconds  # until it could start
+        self.deadline_seconds = deadline_seconds
+
+
 class RefusedError(LedgerError):
     """A budget or a limit of the account does not allow the job."""
 
@@ -146,6 +155,7 @@ class Snapshot:
 
     job: Job
     queue_position: int | None  # 1 is next; an estimate, as tenants take turns
+    eta_seconds: float | None  # until it starts; only while its lane is never empty
 
 
 @dataclass(frozen=True)
@@ -217,9 +227,9 @@ class Ledger:
         """Accept a job. Returns it and whether it is new (False: replayed by its key).
 
         `channel` is told when the job moves. Raises IdempotencyConflictError, QueueFullError,
-        RefusedError, AccountNotLoadedError, NotReplicatedError (only with `replication`),
-        redis.OutOfMemoryError when Redis is full,
-        redis.ConnectionError, redis.TimeoutError.
+        DeadlineUnreachableError, RefusedError, AccountNotLoadedError, NotReplicatedError (only
+        with `replication`), redis.OutOfMemoryError when Redis is full, redis.ConnectionError,
+        redis.TimeoutError.
         """
         job_id = job_id or new_job_id()
         now = time.gmtime()
@@ -270,6 +280,8 @@ class Ledger:
             raise IdempotencyConflictError(reply[1].decode(), reply[2].decode())
         if outcome == "full":
             raise QueueFullError(reply[1].decode(), int(reply[2]), int(reply[3]))
+        if outcome == "late":
+            raise DeadlineUnreachableError(int(reply[1]), job.deadline_seconds)
         if outcome == "cold":
             raise AccountNotLoadedError(AccountNotLoadedError.__doc__)
         if outcome == "refused":
@@ -350,11 +362,11 @@ class Ledger:
 
         Raises UnknownJobError, also for another tenant's job.
         """
-        record, place, tenants, _depth = self._call(self._wait, job_id, channel)
+        record, place, tenants, wait_ms = self._call(self._wait, job_id, channel)
         fields = _pairs(record)
         if fields.get(b"tenant") != tenant.encode():
             raise UnknownJobError(UnknownJobError.__doc__)
-        return Snapshot(Job.from_record(fields), _position(place, tenants))
+        return Snapshot(Job.from_record(fields), _position(place, tenants), _seconds(int(wait_ms)))
 
     def page(
         self, tenant: str, *, before: tuple[int, str] | None = None, limit: int = 20
@@ -412,8 +424,18 @@ def _position(place: int, tenants: int) -> int | None:
     return None if place < 0 else place * max(tenants, 1) + 1
 
 
+def _seconds(wait_ms: int) -> float | None:
+    return None if wait_ms < 0 else wait_ms / 1000
+
+
 def _accepted(
-    job: NewJob, job_id: str, created_at: int, deadline_at: int, place: int, tenants: int
+    job: NewJob,
+    job_id: str,
+    created_at: int,
+    deadline_at: int,
+    place: int,
+    tenants: int,
+    wait_ms: int,
 ) -> Snapshot:
     """A job as it was just written; saves reading it back."""
     ended = job.result is not None
@@ -448,6 +470,7 @@ def _accepted(
             surface=job.surface,
         ),
         _position(place, tenants),
+        _seconds(wait_ms),
     )
 
 

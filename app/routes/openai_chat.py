@@ -56,7 +56,12 @@ def create_chat_completion(body: ChatCompletionRequest) -> Response:
         chunks = Chunks(job, include_usage=body.include_usage)
         return tell_job(event_stream(_blocks(current, job, events, chunks)), job)
     snapshot, _ = submit_and_wait(
-        current, who, submission, body=request.get_data(), seconds=wait_seconds(current), patient=True
+        current,
+        who,
+        submission,
+        body=request.get_data(),
+        seconds=wait_seconds(current),
+        patient=True,
     )
     job = answered(snapshot.job)
     return tell_job(json_answer(completion(job)), job)
