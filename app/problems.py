@@ -25,7 +25,7 @@ from tasks.batches import (
 )
 from tasks.database import DatabaseDownError
 from tasks.deliveries import EndpointDisabledError, UnknownDeliveryError
-from tasks.files import FileTooLargeError, UnknownFileError
+from tasks.files import NO_ROOM, FileStoreDownError, FileTooLargeError, UnknownFileError
 from tasks.ledger import (
     DeadlineUnreachableError,
     IdempotencyConflictError,
@@ -266,6 +266,29 @@ def register_error_handlers(app: Flask) -> None:
         detail = f"The file is larger than {error.most} bytes."
         return Problem(413, "request-entity-too-large", detail).response()
 
+    def disk(error: OSError) -> Response:
+        """A large form is kept in a temporary file while it is read."""
+        if error.errno in NO_ROOM:
+            return file_store_down(FileStoreDownError(full=True))
+        return unexpected(error)
+
+    def file_store_down(error: FileStoreDownError) -> Response:
+        logger.warning(
+            "file store unavailable",
+            extra={
+                "action": "file_store_unavailable",
+                "full": error.full,
+                "error": type(error.__cause__).__name__,
+            },
+        )
+        what, kind = ("is full", "full") if error.full else ("does not answer", "unavailable")
+        return Problem(
+            503,
+            f"file-storage-{kind}",
+            f"The file store {what}. Nothing was accepted; try again later.",
+            headers={"Retry-After": "30"},
+        ).response()
+
     def unknown_endpoint(_error: UnknownEndpointError) -> Response:
         return Problem(404, "unknown-webhook", "No such webhook endpoint.").response()
 
@@ -301,6 +324,8 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(TooManyBatchesError, too_many_batches)
     app.register_error_handler(UnknownFileError, unknown_file)
     app.register_error_handler(FileTooLargeError, file_too_large)
+    app.register_error_handler(OSError, disk)
+    app.register_error_handler(FileStoreDownError, file_store_down)
     app.register_error_handler(UnknownEndpointError, unknown_endpoint)
     app.register_error_handler(UnknownDeliveryError, unknown_delivery)
     app.register_error_handler(EndpointDisabledError, endpoint_disabled)
