@@ -37,8 +37,10 @@ def add_common_answers(paths: dict[str, dict[str, Any]]) -> None:
             answers = operation["responses"]
             for status in _common(path, method, operation):
                 answers.setdefault(str(status), _refusal(path, status))
-            if not _can_be_unprocessable(path, method, operation):
-                answers.pop("422", None)
+            # The library adds one to every operation, and with another media type.
+            answers.pop("422", None)
+            if _can_be_unprocessable(path, method, operation):
+                answers["422"] = _refusal(path, 422)
 
 
 def _common(path: str, method: str, operation: dict[str, Any]) -> set[int]:
@@ -47,8 +49,8 @@ def _common(path: str, method: str, operation: dict[str, Any]) -> set[int]:
         found |= {401, 403, 429, 503}
     if "requestBody" in operation:
         found |= {400, 413, 415}
-    if operation.get("parameters"):
-        found.add(400 if speaks_openai(path) else 422)
+    if operation.get("parameters") and speaks_openai(path):
+        found.add(400)
     if method == "post" and path in SPENDING:
         found.add(402)
     return found

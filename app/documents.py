@@ -80,7 +80,10 @@ class ResponseQuery(Parameters):
 
     stream: bool = False
     starting_after: int | None = Field(
-        default=None, ge=-1, description="The sequence number of the last event that was seen."
+        default=None,
+        ge=-1,
+        le=2**53,
+        description="The sequence number of the last event that was seen.",
     )
 
 

@@ -112,7 +112,9 @@ class AuditQuery(Parameters):
     """A page of the audit log, newest first."""
 
     tenant: Name | None = Field(default=None, description="The caller's own, if left out.")
-    before: int | None = Field(default=None, description="The id of the last entry seen.")
+    before: int | None = Field(
+        default=None, ge=0, le=2**63 - 1, description="The id of the last entry seen."
+    )
     limit: int = Field(default=50, ge=1, le=200)
 
 
