@@ -26,6 +26,7 @@ from tasks.batches import (
 from tasks.database import DatabaseDownError
 from tasks.deliveries import EndpointDisabledError, UnknownDeliveryError
 from tasks.files import NO_ROOM, FileStoreDownError, FileTooLargeError, UnknownFileError
+from tasks.jobs import NewerRecordError
 from tasks.ledger import (
     DeadlineUnreachableError,
     IdempotencyConflictError,
@@ -197,6 +198,15 @@ def register_error_handlers(app: Flask) -> None:
             404, "unknown-job", "No such job. It may have been deleted after its retention."
         ).response()
 
+    def newer_record(_error: NewerRecordError) -> Response:
+        return Problem(
+            503,
+            "newer-version",
+            "The job was written by a newer version of this service, which is being brought in. "
+            "Try again.",
+            headers={"Retry-After": "2"},
+        ).response()
+
     def job_ended(error: JobEndedError) -> Response:
         return Problem(
             409, "job-ended", f"The job has already ended: {error.state.value}."
@@ -315,6 +325,7 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(redis.exceptions.OutOfMemoryError, redis_full)
     app.register_error_handler(NotReplicatedError, not_replicated)
     app.register_error_handler(UnknownJobError, unknown_job)
+    app.register_error_handler(NewerRecordError, newer_record)
     app.register_error_handler(JobEndedError, job_ended)
     app.register_error_handler(IdempotencyConflictError, conflict)
     app.register_error_handler(QueueFullError, queue_full)

@@ -9,6 +9,7 @@ submit (API) 1 · claim (worker) 1 · renew (a worker process, every third of a 
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 import time
@@ -22,12 +23,15 @@ import redis
 from config.celery import INFERENCE_QUEUES
 from tasks.bills import Bill
 from tasks.inference import Priority
-from tasks.jobs import RECORD_VERSION, Job, JobState
+from tasks.jobs import RECORD_VERSION, Job, JobState, written_by
 from tasks.messages import run_message
 from tasks.replication import Replication, call_replicated
 from tasks.scripts import load_script
 
+logger = logging.getLogger(__name__)
+
 IDEMPOTENCY_SECONDS = 86_400
+NEWER_WAIT_MS = 2_000  # for a worker that can read the job
 # An entry of a tenant's list outlives the longest deadline by the retention of its job.
 LONGEST_DEADLINE_MS = 604_800_000
 
@@ -295,7 +299,19 @@ class Ledger:
     def claim(self, lane: Priority, worker: str, lease_seconds: float) -> Job | None:
         """Take the lane's next job, tenants in turn; None when nothing is ready."""
         reply = self._call(self._claim, lane.value, worker, round(lease_seconds * 1000))
-        return Job.from_record(_pairs(reply)) if reply else None
+        if not reply:
+            return None
+        record = _pairs(reply)
+        if written_by(record) > RECORD_VERSION:
+            # A newer API's: it waits, without using up an attempt, for a worker that can read it.
+            job_id, fence = record[b"id"], record[b"fence"]
+            self._call(self._defer, job_id, fence, NEWER_WAIT_MS, "")
+            logger.warning(
+                "job of a newer version left alone",
+                extra={"action": "newer_record", "job_id": job_id.decode()},
+            )
+            return None
+        return Job.from_record(record)
 
     def renew(self, held: Sequence[tuple[str, int]], lease_seconds: float) -> list[bool]:
         """Renew leases given as (job id, fence); False where one was lost."""
@@ -360,7 +376,7 @@ class Ledger:
     def read(self, job_id: str, tenant: str, *, channel: str = "") -> Snapshot:
         """The job as it stands; with `channel`, have that told of its next moves.
 
-        Raises UnknownJobError, also for another tenant's job.
+        Raises UnknownJobError, also for another tenant's job, and NewerRecordError.
         """
         record, place, tenants, wait_ms = self._call(self._wait, job_id, channel)
         fields = _pairs(record)

@@ -88,7 +88,7 @@ def _blocks(
                     yield _error(*failure(ended))
                     return
                 text.end()
-                response = InferenceResponse.model_validate_json(ended.result)
+                response = InferenceResponse.from_stored(ended.result)
                 for chunk in chunks.last(response):
                     yield event_block(chunk)
                 yield event_block(b"[DONE]")
