@@ -16,6 +16,7 @@ import schemathesis
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import CHECKS
+from schemathesis.core.failures import FailureGroup
 
 from app.api import API
 from tests.stack import ROOT, real_stack
@@ -54,12 +55,17 @@ def check_all(schema: schemathesis.BaseSchema, headers: dict[str, str]) -> None:
         case.validate_response(response, headers=headers, excluded_checks=unfit)
 
     how = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    faults: list[str] = []
     for operation in schema.get_all_operations():
-        how(given(case=operation.ok().as_strategy())(keeps_to_it))()
+        try:
+            how(given(case=operation.ok().as_strategy())(keeps_to_it))()
+        except (FailureGroup, BaseExceptionGroup) as error:  # all of them are told, at the end
+            faults.append(f"{operation.ok().label}: {error} {getattr(error, '__notes__', '')}")
     COUNTED.parent.mkdir(exist_ok=True)
     report = {"requests": sent.total(), "operations": len(sent), "answers": answers}
     COUNTED.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
     assert len(sent) >= 60
+    assert not faults, "\n".join(faults)
 
 
 def test_every_answer_is_named(api: API) -> None:
