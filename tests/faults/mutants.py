@@ -36,6 +36,7 @@ class Mutant:
     file: str
     edits: tuple[tuple[str, str], ...]  # text that stands there once, and what is put in its place
     test: str
+    seconds: int = 120  # then a test that hangs has failed
 
     def applied(self, text: str) -> str:
         """The file without the mechanism. Raises ValueError when it is no longer there."""
@@ -46,9 +47,9 @@ class Mutant:
         return text
 
 
-def mutant(name: str, file: str, old: str, new: str, test: str) -> Mutant:
-    """A mutant of one edit; `file` in Lua stands in tasks/lua."""
-    return Mutant(name, file, ((old, new),), test)
+def mutant(name: str, file: str, old: str, new: str, test: str, seconds: int = 120) -> Mutant:
+    """A mutant of one edit."""
+    return Mutant(name, file, ((old, new),), test, seconds)
 
 
 LEDGER = "tests/ledger/test_ledger.py::"
@@ -103,6 +104,7 @@ MUTANTS = [
         "if time.monotonic() >= self.limits.deadline:", "if False:",
         "tests/providers/test_failures.py::"
         "test_the_deadline_holds_even_against_dripping_bytes",
+        seconds=10,
     ),
     mutant(
         "deadline-admission", f"{LUA}submit.lua",
@@ -218,6 +220,11 @@ MUTANTS = [
         "admission-full", "tasks/ledger.py",
         'load_script(client, "submit", when_full=False)', 'load_script(client, "submit")',
         "tests/faults/test_redis.py::test_a_full_redis_is_said_to_clients",
+    ),
+    mutant(
+        "append-only-disk", "app/stack/embedded.py",
+        '"--appendonly", "yes"', '"--appendonly", "no"',
+        "tests/faults/test_disk_full.py::test_a_full_disk_under_redis_refuses_and_heals",
     ),
     mutant(
         "disk-files", "tasks/files.py",
@@ -354,7 +361,17 @@ def killed(one: Mutant, tree: Path) -> tuple[bool, str]:
     path.write_text(one.applied(whole), encoding="utf-8")
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", one.test],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-x",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                f"--timeout={one.seconds}",
+                one.test,
+            ],
             cwd=tree,
             env={**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"},
             stdin=subprocess.DEVNULL,
