@@ -29,7 +29,7 @@ import requests
 
 from app.stack.embedded import free_port
 from tasks.deliveries import delivery_id
-from tests.faults.storm import ENDED, held_by, percentile, time_recoveries
+from tests.faults.storm import ENDED, held_by, recovery_report, time_recoveries
 from tests.stack import RealStack, eventually
 
 CLIENTS = 6
@@ -354,12 +354,7 @@ class Chaos:
                 "duplicates": sum(count - 1 for count in answered.values()),
             },
             "faults": dict(sorted(self.faults.items())),
-            "recovery_seconds": {
-                "jobs": len(self.recovery),
-                "p50": percentile(self.recovery, 0.5),
-                "p95": percentile(self.recovery, 0.95),
-                "max": percentile(self.recovery, 1),
-            },
+            "recovery_seconds": recovery_report(self.recovery),
         }
         if self.reconciler:
             report["batch"] = self._audit_batch()
