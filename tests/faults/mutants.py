@@ -228,8 +228,8 @@ MUTANTS = [
     ),
     mutant(
         "disk-files", "tasks/files.py",
-        "            raise FileStoreDownError(full=error.errno in NO_ROOM) from error\n",
-        "            raise\n",
+        "        except OSError as error:\n            self._purge(tenant, file_id)\n",
+        "        except OSError as error:\n",
         "tests/faults/test_disk_full.py::test_a_full_file_store_takes_nothing_by_halves",
     ),
     mutant(
