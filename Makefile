@@ -3,6 +3,9 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CHAOS_SECONDS ?= 60
+CHAOS_RUNS ?= 10
+CHAOS_SEED ?= 1
 
 .DEFAULT_GOAL := help
 
@@ -28,17 +31,34 @@ demo: $(STAMP) ## Start everything, send real prompts through it, show the answe
 run: $(STAMP) ## Start everything and keep it up until Ctrl-C
 	$(BIN)/inferenceflow up
 
-check: $(STAMP) ## Lint, formatting, types, layers
+check: $(STAMP) ## Lint, formatting, types, layers, security rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit -q -ll -r app config tasks workers
 
 test: check build/checkov/bin/checkov ## Everything: checks, all tests, coverage
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=80
 
 test-fast: $(STAMP) ## The quick tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" -q
+
+chaos: $(STAMP) ## Random faults under load, audited (CHAOS_SECONDS, CHAOS_RUNS, CHAOS_SEED)
+	$(BIN)/python -m tests.faults.chaos --seconds $(CHAOS_SECONDS) --runs $(CHAOS_RUNS) \
+	    --seed $(CHAOS_SEED) --out build/chaos.jsonl
+
+mutants: $(STAMP) ## Take each promise's mechanism away and see its test fail
+	$(BIN)/python -m tests.faults.mutants --out build/mutants.jsonl
+
+fuzz: $(STAMP) ## Ten minutes of coverage-guided fuzzing of providers' answers
+	$(BIN)/python -m tests.providers.fuzz -max_total_time=600 build/fuzz-corpus
+
+# Asks a package index with vulnerability data: needs a network.
+audit: constraints.txt ## Look up published vulnerabilities of the locked dependencies
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	build/audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
 
 bench: $(STAMP) ## The quick benchmarks; results in build/benchmarks (see docs/performance.md)
 	$(BIN)/python -m benchmarks.submit
@@ -52,4 +72,4 @@ lock: ## Write constraints.txt anew (without the packages of torch's GPU build)
 	build/lock/bin/uv pip compile --quiet --no-header --no-annotate --python-version 3.11 \
 	    --extra dev pyproject.toml | grep -vE '^(nvidia|cuda|triton)' > constraints.txt
 
-.PHONY: help install demo run check test test-fast bench lock
+.PHONY: help install demo run check test test-fast chaos mutants fuzz audit bench lock

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from werkzeug.exceptions import UnsupportedMediaType
 from werkzeug.wrappers import Response
 
+from app.answers import add_common_answers
 from app.identity import authenticate, authorize, init_identity
 from app.limits import init_limits
 from app.observing import init_observing
@@ -71,15 +72,6 @@ PAGE_HEADERS = {
 }
 
 
-ANY_OTHER_ANSWER = {
-    "description": "A refusal: a problem document, or OpenAI's error shape on its paths.",
-    "content": {
-        "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}},
-        "application/json": {"schema": {"type": "object"}},
-    },
-}
-
-
 class Request(flask.Request):
     """A request whose JSON body goes to pydantic as it came: parsed once, and strictly."""
 
@@ -99,13 +91,11 @@ class API(OpenAPI):
     request_class = Request
 
     def generate_spec_json(self) -> None:
-        """The OpenAPI document; every operation says what any other answer looks like."""
+        """The OpenAPI document; every operation says all that it may answer."""
         super().generate_spec_json()  # type: ignore[no-untyped-call]
         usage = self.spec_json["paths"]["/v1/usage"]["get"]["responses"]["200"]
         usage["content"]["text/csv"] = {"schema": {"type": "string"}}
-        for operations in self.spec_json["paths"].values():
-            for operation in operations.values():
-                operation["responses"].setdefault("default", ANY_OTHER_ANSWER)
+        add_common_answers(self.spec_json["paths"])
 
 
 def create_app(settings: Settings) -> API:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
+from collections.abc import Callable
 
 import redis
 from redis.lock import Lock
@@ -17,13 +19,33 @@ from tasks.redis_client import connect
 logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 15.0  # a dead beat is replaced within this
+JUMP_SECONDS = 2.0  # a clock that is set by so much has jumped
+
+
+class ClockWatch:
+    """Sees when the clock of the day was set, by comparing it with one that never is."""
+
+    def __init__(
+        self,
+        of_day: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._of_day, self._steady = of_day, steady
+        self._apart = of_day() - steady()
+
+    def jump(self) -> float:
+        """Seconds by which it was set since the last look; 0 for a correction."""
+        before, self._apart = self._apart, self._of_day() - self._steady()
+        moved = self._apart - before
+        return round(moved, 1) if abs(moved) > JUMP_SECONDS else 0.0
 
 
 def run_beat(settings: Settings) -> None:
     """Stand by until the lock is free, then send tasks until the process ends.
 
     When the lock cannot be kept (Redis was away for too long) the process exits, so that there
-    are never two; its supervisor starts it again.
+    are never two; its supervisor starts it again. It also exits when the clock has jumped: Celery's
+    schedule would stand still until a clock that was set back has caught up.
     """
     configure_logging(settings)
     from tasks.signatures import beat_schedule
@@ -59,7 +81,11 @@ def _acquire(lock: Lock, settings: Settings) -> None:
 def _keep(lock: Lock, settings: Settings) -> None:
     pause = threading.Event()
     misses = 0
+    clock = ClockWatch()
     while not pause.wait(LOCK_SECONDS / 4):
+        if jump := clock.jump():
+            logger.error("the clock jumped", extra={"action": "clock_jumped", "seconds": jump})
+            os._exit(1)
         try:
             lock.reacquire()
             misses = 0

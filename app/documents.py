@@ -80,7 +80,10 @@ class ResponseQuery(Parameters):
 
     stream: bool = False
     starting_after: int | None = Field(
-        default=None, ge=-1, description="The sequence number of the last event that was seen."
+        default=None,
+        ge=-1,
+        le=2**53,
+        description="The sequence number of the last event that was seen.",
     )
 
 
@@ -121,7 +124,11 @@ class JobView(BaseModel):
     result: InferenceResponse | None
     error: JobError | None
     queue_position: int | None = Field(default=None, description="1 is next; an estimate.")
-    eta_seconds: float | None = Field(default=None, description="Until it starts; an estimate.")
+    eta_seconds: float | None = Field(
+        default=None,
+        description="Until it starts: an estimate from the pace of its lane, which is known only "
+        "while more work waits than workers take.",
+    )
 
 
 class JobPage(BaseModel):

@@ -36,11 +36,13 @@ def follow(
     *,
     after: str = "",
     ping_seconds: float = PING_SECONDS,
+    patient: bool = False,
 ) -> Iterator[StreamEvent | None]:
     """The events after the one with id `after`, the last one being `end`.
 
     None stands for a sign of life, due after `ping_seconds` without an event.
-    Raises UnknownJobError at once, and StreamLostError when Redis stays away.
+    `patient`: the client cannot resume, so it is served on while the process drains.
+    Raises UnknownJobError at once, and StreamLostError when Redis stays away or the process ends.
     """
     hub = current.hub
     answered = time.monotonic()
@@ -66,9 +68,10 @@ def follow(
             if len(events) < MOST_EVENTS:
                 if page.state.terminal:
                     return
-                if hub.stopping:
+                left = hub.drains(patient=patient)
+                if left <= 0:
                     raise StreamLostError(StreamLostError.__doc__)
-                if not moved.wait(ping_seconds):
+                if not moved.wait(min(ping_seconds, left)):
                     yield None
 
 

@@ -67,7 +67,7 @@ def started(current: Services, job_id: str, tenant: str) -> Iterator[StreamEvent
     Raises Problem for a job that fails before its first word, as a stream that has begun can no
     longer answer with a status.
     """
-    events = follow(current, job_id, tenant)
+    events = follow(current, job_id, tenant, patient=True)
     first = next(events)
     if first is not None and first.kind == "end":
         job = current.ledger.read(job_id, tenant).job

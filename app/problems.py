@@ -24,8 +24,10 @@ from tasks.batches import (
 )
 from tasks.database import DatabaseDownError
 from tasks.deliveries import EndpointDisabledError, UnknownDeliveryError
-from tasks.files import FileTooLargeError, UnknownFileError
+from tasks.files import NO_ROOM, FileStoreDownError, FileTooLargeError, UnknownFileError
+from tasks.jobs import NewerRecordError
 from tasks.ledger import (
+    DeadlineUnreachableError,
     IdempotencyConflictError,
     JobEndedError,
     NotReplicatedError,
@@ -188,6 +190,15 @@ def register_error_handlers(app: Flask) -> None:
             404, "unknown-job", "No such job. It may have been deleted after its retention."
         ).response()
 
+    def newer_record(_error: NewerRecordError) -> Response:
+        return Problem(
+            503,
+            "newer-version",
+            "The job was written by a newer version of this service, which is being brought in. "
+            "Try again.",
+            headers={"Retry-After": "2"},
+        ).response()
+
     def job_ended(error: JobEndedError) -> Response:
         return Problem(
             409, "job-ended", f"The job has already ended: {error.state.value}."
@@ -207,6 +218,16 @@ def register_error_handlers(app: Flask) -> None:
             "queue-full",
             f"{whose} {error.count} jobs in the queue, the most that is allowed. Try again later.",
             headers={"Retry-After": str(error.retry_after)},
+        ).response()
+
+    def too_late(error: DeadlineUnreachableError) -> Response:
+        return Problem(
+            503,
+            "deadline-unreachable",
+            f"At the present pace the job would start in about {error.eta_seconds} s, after its "
+            f"deadline of {error.deadline_seconds:g} s. Try again later, with a longer "
+            "deadline_seconds, or with a higher priority.",
+            headers={"Retry-After": str(max(1, round(error.eta_seconds - error.deadline_seconds)))},
         ).response()
 
     def refused(error: RefusedError) -> Response:
@@ -247,6 +268,29 @@ def register_error_handlers(app: Flask) -> None:
         detail = f"The file is larger than {error.most} bytes."
         return Problem(413, "request-entity-too-large", detail).response()
 
+    def disk(error: OSError) -> Response:
+        """A large form is kept in a temporary file while it is read."""
+        if error.errno in NO_ROOM:
+            return file_store_down(FileStoreDownError(full=True))
+        return unexpected(error)
+
+    def file_store_down(error: FileStoreDownError) -> Response:
+        logger.warning(
+            "file store unavailable",
+            extra={
+                "action": "file_store_unavailable",
+                "full": error.full,
+                "error": type(error.__cause__).__name__,
+            },
+        )
+        what, kind = ("is full", "full") if error.full else ("does not answer", "unavailable")
+        return Problem(
+            503,
+            f"file-storage-{kind}",
+            f"The file store {what}. Nothing was accepted; try again later.",
+            headers={"Retry-After": "30"},
+        ).response()
+
     def unknown_endpoint(_error: UnknownEndpointError) -> Response:
         return Problem(404, "unknown-webhook", "No such webhook endpoint.").response()
 
@@ -272,6 +316,7 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(redis.exceptions.OutOfMemoryError, redis_full)
     app.register_error_handler(NotReplicatedError, not_replicated)
     app.register_error_handler(UnknownJobError, unknown_job)
+    app.register_error_handler(NewerRecordError, newer_record)
     app.register_error_handler(JobEndedError, job_ended)
     app.register_error_handler(IdempotencyConflictError, conflict)
     app.register_error_handler(QueueFullError, queue_full)
@@ -281,10 +326,13 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(TooManyBatchesError, too_many_batches)
     app.register_error_handler(UnknownFileError, unknown_file)
     app.register_error_handler(FileTooLargeError, file_too_large)
+    app.register_error_handler(OSError, disk)
+    app.register_error_handler(FileStoreDownError, file_store_down)
     app.register_error_handler(UnknownEndpointError, unknown_endpoint)
     app.register_error_handler(UnknownDeliveryError, unknown_delivery)
     app.register_error_handler(EndpointDisabledError, endpoint_disabled)
     app.register_error_handler(TooManyEndpointsError, too_many_endpoints)
+    app.register_error_handler(DeadlineUnreachableError, too_late)
     app.register_error_handler(RefusedError, refused)
     app.register_error_handler(DatabaseDownError, database_down)
     app.register_error_handler(Exception, unexpected)

@@ -107,8 +107,8 @@ def submit(
 
     `surface`: what to keep with the job beside the request, to show it in another shape.
 
-    Raises Problem, IdempotencyConflictError, QueueFullError, RefusedError, DatabaseDownError,
-    redis.RedisError.
+    Raises Problem, IdempotencyConflictError, QueueFullError, DeadlineUnreachableError,
+    RefusedError, DatabaseDownError, redis.RedisError.
     """
     settings = services.settings
     check_model(services.catalogue, submission.model_preference)
@@ -191,8 +191,12 @@ def submit_and_wait(
     seconds: float,
     surface: bytes | None = None,
     retention_seconds: int | None = None,
+    patient: bool = False,
 ) -> tuple[Snapshot, bool]:
-    """As `submit`; returns the job as it ended, or as it stands after `seconds`."""
+    """As `submit`; returns the job as it ended, or as it stands after `seconds`.
+
+    `patient`: as `WaitHub.wait` says.
+    """
     hub, job_id = services.hub, new_job_id()
     with hub.watching(job_id) as event:
         snapshot, created = submit(
@@ -209,8 +213,16 @@ def submit_and_wait(
             return snapshot, True
         if created:
             return hub.wait(
-                services.ledger, job_id, caller.tenant, seconds, event, registered=True
+                services.ledger,
+                job_id,
+                caller.tenant,
+                seconds,
+                event,
+                registered=True,
+                patient=patient,
             ), True
     job_id = snapshot.job.id
     with hub.watching(job_id) as event:
-        return hub.wait(services.ledger, job_id, caller.tenant, seconds, event), False
+        return hub.wait(
+            services.ledger, job_id, caller.tenant, seconds, event, patient=patient
+        ), False

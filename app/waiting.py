@@ -8,6 +8,7 @@ an event; the ledger's scripts publish to the registered channels when the job m
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import threading
 import time
@@ -21,6 +22,9 @@ from tasks.ledger import Ledger, Snapshot
 
 logger = logging.getLogger(__name__)
 
+# Whoever can only fail or have the answer is let go this long after the process was told to end:
+# before the server loses its patience (app/server.py).
+DRAIN_SECONDS = 25.0
 PING_SECONDS = 5.0  # a dead connection is noticed after at most this and the client's timeout
 
 
@@ -33,7 +37,7 @@ class WaitHub:
         self._events: dict[str, set[threading.Event]] = defaultdict(set)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._stopping = False
+        self._stopped_at: float | None = None
 
     @contextmanager
     def watching(self, *topics: str) -> Iterator[threading.Event]:
@@ -66,10 +70,12 @@ class WaitHub:
         event: threading.Event,
         *,
         registered: bool = False,
+        patient: bool = False,
     ) -> Snapshot:
-        """The job when it has ended, or as it stands after `seconds`.
+        """The job when it has ended, or as it stands after `seconds` or when the process ends.
 
         `registered`: the job was submitted with our channel, so there is no need to look first.
+        `patient`: the client cannot ask again for the job, so it waits on while the process drains.
         Raises UnknownJobError and redis.RedisError as Ledger.read does.
         """
         end = time.monotonic() + seconds
@@ -78,20 +84,24 @@ class WaitHub:
         while True:
             event.clear()
             snapshot = ledger.read(job_id, tenant, channel=self.channel)
-            left = end - time.monotonic()
-            if snapshot.job.state.terminal or left <= 0 or self._stopping:
+            left = min(end - time.monotonic(), self.drains(patient=patient))
+            if snapshot.job.state.terminal or left <= 0:
                 return snapshot
             event.wait(left)
 
-    @property
-    def stopping(self) -> bool:
-        """Whether the process is going away."""
-        return self._stopping
+    def drains(self, *, patient: bool) -> float:
+        """Seconds that a request may still wait: without end unless the process is going away."""
+        if self._stopped_at is None:
+            return math.inf
+        return self._stopped_at + DRAIN_SECONDS - time.monotonic() if patient else 0.0
 
     def stop(self) -> None:
-        """Let every waiting request answer now: the process is going away."""
-        self._stopping = True
+        """Let waiting requests answer now, or soon: the process is going away."""
+        self._stopped_at = time.monotonic()
         self._wake_all()
+
+    def _listening(self) -> bool:
+        return self._stopped_at is None or bool(self._events)
 
     def _wake_all(self) -> None:
         with self._lock:
@@ -101,7 +111,7 @@ class WaitHub:
 
     def _listen(self) -> None:
         pause = 0.1
-        while not self._stopping:
+        while self._listening():
             pubsub = self._redis.pubsub()  # type: ignore[no-untyped-call]
             try:
                 pubsub.subscribe(self.channel)
@@ -120,7 +130,7 @@ class WaitHub:
                 pubsub.close()
 
     def _read(self, pubsub: redis.client.PubSub) -> None:
-        while not self._stopping:
+        while self._listening():
             message = pubsub.get_message(timeout=PING_SECONDS)
             if message is None:
                 pubsub.ping()

@@ -239,7 +239,7 @@ def load_catalogue(path: Path | str | None = None) -> Catalogue:
     """Read a catalogue file (the shipped one by default). Raises CatalogueError, in one line."""
     source = Path(path) if path is not None else DEFAULT_PATH
     try:
-        data: Any = yaml.load(source.read_text(encoding="utf-8"), Loader=LOADER)  # noqa: S506
+        data: Any = yaml.load(source.read_text(encoding="utf-8"), Loader=LOADER)  # noqa: S506 # nosec B506
     except OSError as error:
         raise CatalogueError(f"{source}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -136,6 +136,8 @@ def celery_config(settings: Settings) -> dict[str, Any]:
             # A half-open connection is noticed within 11 s instead of 48 s.
             "health_check_interval": 5,
             "socket_connect_timeout": 3,
+            # Without it a command on a dead connection waits for ever, and the check with it.
+            "socket_timeout": 5,
             "socket_keepalive": True,
             "global_keyprefix": settings.key_prefix + BROKER_PREFIX,
             "queue_order_strategy": "config.celery:WeightedCycle",

@@ -45,7 +45,7 @@ class Control:
             orjson.dumps({**question, "kind": kind}),
             ex=SECONDS,
         )
-        control.apply_async((question_id,), expires=seconds)
+        control.apply_async((question_id,))
         reply = cast(
             "tuple[bytes, bytes] | None",
             self._redis.blpop([f"{self._prefix}reply:{question_id}"], timeout=seconds),

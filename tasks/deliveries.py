@@ -149,12 +149,17 @@ class Deliveries:
         attempt: Mapping[str, Any],
         next_at: int | None,
         disable_seconds: float,
+        wait_seconds: float = 0.0,
     ) -> bool:
-        """Write down what came of an attempt. False: another one has taken over."""
+        """Write down what came of an attempt. False: another one has taken over.
+
+        The next try is at `next_at` (ms by Redis' clock), and not before `wait_seconds` from now.
+        """
         return bool(
             self._call(
                 self._settle, delivery.id, delivery.fence, outcome, next_at or 0,
                 orjson.dumps(dict(attempt)), round(disable_seconds * 1000), KEPT_ATTEMPTS,
+                round(wait_seconds * 1000),
             )
         )  # fmt: skip
 

@@ -12,8 +12,8 @@ files:expiring    zset  file id -> second after which it is purged
 
 from __future__ import annotations
 
+import errno
 import secrets
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ import fsspec
 import redis
 
 CHUNK_BYTES = 256 * 1024
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 UNFINISHED_SECONDS = 6 * 3600  # an upload that takes longer is taken for dead
 
 
@@ -44,9 +45,17 @@ class FileTooLargeError(FileError):
         self.most = most
 
 
+class FileStoreDownError(FileError):
+    """The file store did not take the file."""
+
+    def __init__(self, *, full: bool) -> None:
+        super().__init__(self.__doc__)
+        self.full = full  # no room, or more than this process may write
+
+
 @dataclass(frozen=True)
 class StoredFile:
-    """The record of a file. Times are seconds since 1970."""
+    """The record of a file. Times are seconds since 1970, by Redis' clock."""
 
     id: str
     tenant: str
@@ -121,6 +130,11 @@ class FileStore:
     def _key(self, *parts: str) -> str:
         return self._prefix + ":".join(parts)
 
+    def _now(self) -> float:
+        # A process whose own clock has jumped must not purge what others still need.
+        seconds, micros = self._redis.time()
+        return float(seconds + micros / 1e6)
+
     def _path(self, tenant: str, file_id: str) -> str:
         if self._fs is None:
             # Made when first needed: only then must the library for this kind of store be there.
@@ -142,9 +156,11 @@ class FileStore:
         """Write a file piece by piece. If the block raises, nothing is left of it.
 
         `keep_seconds`: purged after that; 0 keeps it until it is deleted.
+        Raises FileStoreDownError when the disk is full or the store does not answer.
         """
         file_id = new_file_id()
-        created_at = int(time.time())
+        now = self._now()
+        created_at = int(now)
         path = self._path(tenant, file_id)
         # First of all: from now on a purge finds it, whatever happens to this process.
         self._redis.zadd(
@@ -154,6 +170,9 @@ class FileStore:
             with self._fs.open(path, "wb") as stream:
                 new = NewFile(file_id, Sink(stream))
                 yield new
+        except OSError as error:
+            self._purge(tenant, file_id)
+            raise FileStoreDownError(full=error.errno in NO_ROOM) from error
         except BaseException:
             self._purge(tenant, file_id)
             raise
@@ -171,7 +190,7 @@ class FileStore:
         pipe = self._redis.pipeline(transaction=True)
         pipe.hset(self._key("file", file_id), mapping=record)
         if listed:
-            pipe.zadd(self._key("files", tenant), {file_id: time.time_ns() // 1_000_000})
+            pipe.zadd(self._key("files", tenant), {file_id: int(now * 1000)})
         if expires_at:
             pipe.zadd(self._key("files:expiring"), {f"{tenant}/{file_id}": expires_at})
         else:
@@ -184,11 +203,14 @@ class FileStore:
 
     def get(self, file_id: str, tenant: str) -> StoredFile:
         """The record. Raises UnknownFileError, also for another tenant's file."""
-        record = cast("dict[bytes, bytes]", self._redis.hgetall(self._key("file", file_id)))
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(self._key("file", file_id))
+            pipe.time()
+            record, (now, _) = cast("tuple[dict[bytes, bytes], tuple[int, int]]", pipe.execute())
         if not record or record[b"tenant"] != tenant.encode():
             raise UnknownFileError(UnknownFileError.__doc__)
         found = StoredFile.from_record(record)
-        if found.expires_at is not None and found.expires_at <= time.time():
+        if found.expires_at is not None and found.expires_at <= now:
             raise UnknownFileError(UnknownFileError.__doc__)
         return found
 
@@ -245,7 +267,7 @@ class FileStore:
         due = cast(
             "list[bytes]",
             self._redis.zrangebyscore(
-                self._key("files:expiring"), "-inf", time.time(), start=0, num=most
+                self._key("files:expiring"), "-inf", self._now(), start=0, num=most
             ),
         )
         for entry in due:

@@ -33,6 +33,11 @@ class _Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
+    @classmethod
+    def from_stored(cls, data: bytes) -> Self:
+        """What some version of ours wrote: fields that this one does not know are left alone."""
+        return cls.model_validate_json(data, extra="ignore")
+
 
 def _no_null(text: str) -> str:
     # Providers refuse it or cut the text there, and databases cannot keep it.

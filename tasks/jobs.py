@@ -12,7 +12,18 @@ import orjson
 
 from tasks.inference import InferenceRequest, Priority
 
-RECORD_VERSION = 1  # raised when an older worker could misread a record
+# Raised when an older worker could misread a record. Fields may come and go under one version:
+# what a worker does not know it leaves alone, what it misses has a default.
+RECORD_VERSION = 1
+
+
+class NewerRecordError(Exception):
+    """The job was written by a newer version, in a way that this one cannot read."""
+
+
+def written_by(record: Mapping[bytes, bytes]) -> int:
+    """The version of a record."""
+    return int(record.get(b"v", b"1"))
 
 
 class JobState(StrEnum):
@@ -65,7 +76,12 @@ class Job:
 
     @classmethod
     def from_record(cls, record: Mapping[bytes, bytes]) -> Self:
-        """Build from a Redis hash. Fields unknown to this version are left alone."""
+        """Build from a Redis hash. Fields unknown to this version are left alone.
+
+        Raises NewerRecordError.
+        """
+        if written_by(record) > RECORD_VERSION:
+            raise NewerRecordError(NewerRecordError.__doc__)
 
         def text(name: bytes) -> str | None:
             value = record.get(name)
@@ -101,13 +117,13 @@ class Job:
             error=record.get(b"error"),
             attempts=record.get(b"attempts"),
             traceparent=text(b"traceparent"),
-            version=number(b"v") or 1,
+            version=written_by(record),
             surface=record.get(b"surface"),
         )
 
     def parsed_request(self) -> InferenceRequest:
         """The request."""
-        return InferenceRequest.model_validate_json(self.request)
+        return InferenceRequest.from_stored(self.request)
 
     def view(self) -> dict[str, Any]:
         """The job as a client sees it (without its place in the queue)."""

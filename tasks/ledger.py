@@ -9,6 +9,7 @@ submit (API) 1 · claim (worker) 1 · renew (a worker process, every third of a 
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 import time
@@ -22,12 +23,15 @@ import redis
 from config.celery import INFERENCE_QUEUES
 from tasks.bills import Bill
 from tasks.inference import Priority
-from tasks.jobs import RECORD_VERSION, Job, JobState
+from tasks.jobs import RECORD_VERSION, Job, JobState, written_by
 from tasks.messages import run_message
 from tasks.replication import Replication, call_replicated
 from tasks.scripts import load_script
 
+logger = logging.getLogger(__name__)
+
 IDEMPOTENCY_SECONDS = 86_400
+NEWER_WAIT_MS = 2_000  # for a worker that can read the job
 # An entry of a tenant's list outlives the longest deadline by the retention of its job.
 LONGEST_DEADLINE_MS = 604_800_000
 # Seconds within which a worker shall take a job.
@@ -55,6 +59,15 @@ class QueueFullError(LedgerError):
         self.which = which  # "all" or "tenant"
         self.count = count
         self.retry_after = retry_after  # seconds, from the measured drain rate
+
+
+class DeadlineUnreachableError(LedgerError):
+    """At the pace of its lane the job could not start before its deadline."""
+
+    def __init__(self, eta_seconds: int, deadline_seconds: float) -> None:
+        super().__init__(self.__doc__)
+        self.eta_seconds = eta_seconds  # until it could start
+        self.deadline_seconds = deadline_seconds
 
 
 class RefusedError(LedgerError):
@@ -148,6 +161,7 @@ class Snapshot:
 
     job: Job
     queue_position: int | None  # 1 is next; an estimate, as tenants take turns
+    eta_seconds: float | None  # until it starts; only while its lane is never empty
 
 
 @dataclass(frozen=True)
@@ -226,9 +240,9 @@ class Ledger:
         """Accept a job. Returns it and whether it is new (False: replayed by its key).
 
         `channel` is told when the job moves. Raises IdempotencyConflictError, QueueFullError,
-        RefusedError, AccountNotLoadedError, NotReplicatedError (only with `replication`),
-        redis.OutOfMemoryError when Redis is full,
-        redis.ConnectionError, redis.TimeoutError.
+        DeadlineUnreachableError, RefusedError, AccountNotLoadedError, NotReplicatedError (only
+        with `replication`), redis.OutOfMemoryError when Redis is full, redis.ConnectionError,
+        redis.TimeoutError.
         """
         job_id = job_id or new_job_id()
         now = time.gmtime()
@@ -279,6 +293,8 @@ class Ledger:
             raise IdempotencyConflictError(reply[1].decode(), reply[2].decode())
         if outcome == "full":
             raise QueueFullError(reply[1].decode(), int(reply[2]), int(reply[3]))
+        if outcome == "late":
+            raise DeadlineUnreachableError(int(reply[1]), job.deadline_seconds)
         if outcome == "cold":
             raise AccountNotLoadedError(AccountNotLoadedError.__doc__)
         if outcome == "refused":
@@ -306,7 +322,19 @@ class Ledger:
         for lane in lanes:
             asked += lane.value, round(self._objectives[lane] * 1000)
         reply = self._call(self._claim, worker, round(lease_seconds * 1000), instead, *asked)
-        return Job.from_record(_pairs(reply)) if reply else None
+        if not reply:
+            return None
+        record = _pairs(reply)
+        if written_by(record) > RECORD_VERSION:
+            # A newer API's: it waits, without using up an attempt, for a worker that can read it.
+            job_id, fence = record[b"id"], record[b"fence"]
+            self._call(self._defer, job_id, fence, NEWER_WAIT_MS, "")
+            logger.warning(
+                "job of a newer version left alone",
+                extra={"action": "newer_record", "job_id": job_id.decode()},
+            )
+            return None
+        return Job.from_record(record)
 
     def renew(self, held: Sequence[tuple[str, int]], lease_seconds: float) -> list[bool]:
         """Renew leases given as (job id, fence); False where one was lost."""
@@ -371,13 +399,13 @@ class Ledger:
     def read(self, job_id: str, tenant: str, *, channel: str = "") -> Snapshot:
         """The job as it stands; with `channel`, have that told of its next moves.
 
-        Raises UnknownJobError, also for another tenant's job.
+        Raises UnknownJobError, also for another tenant's job, and NewerRecordError.
         """
-        record, place, tenants, _depth = self._call(self._wait, job_id, channel)
+        record, place, tenants, wait_ms = self._call(self._wait, job_id, channel)
         fields = _pairs(record)
         if fields.get(b"tenant") != tenant.encode():
             raise UnknownJobError(UnknownJobError.__doc__)
-        return Snapshot(Job.from_record(fields), _position(place, tenants))
+        return Snapshot(Job.from_record(fields), _position(place, tenants), _seconds(int(wait_ms)))
 
     def page(
         self, tenant: str, *, before: tuple[int, str] | None = None, limit: int = 20
@@ -435,8 +463,18 @@ def _position(place: int, tenants: int) -> int | None:
     return None if place < 0 else place * max(tenants, 1) + 1
 
 
+def _seconds(wait_ms: int) -> float | None:
+    return None if wait_ms < 0 else wait_ms / 1000
+
+
 def _accepted(
-    job: NewJob, job_id: str, created_at: int, deadline_at: int, place: int, tenants: int
+    job: NewJob,
+    job_id: str,
+    created_at: int,
+    deadline_at: int,
+    place: int,
+    tenants: int,
+    wait_ms: int,
 ) -> Snapshot:
     """A job as it was just written; saves reading it back."""
     ended = job.result is not None
@@ -471,6 +509,7 @@ def _accepted(
             surface=job.surface,
         ),
         _position(place, tenants),
+        _seconds(wait_ms),
     )
 
 

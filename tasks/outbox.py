@@ -17,6 +17,8 @@ from tasks.inference import Priority
 from tasks.jobs import JobState
 
 USAGE_GROUP = "usage"
+WEBHOOK_GROUP = "webhooks"
+FOLLOWERS = {USAGE_GROUP, WEBHOOK_GROUP}  # nothing is trimmed before each of them has begun
 
 Entry = tuple[bytes, dict[bytes, bytes]]
 
@@ -115,6 +117,8 @@ class Outbox:
         """Drop what every group has acknowledged; the number of entries dropped."""
         oldest: list[tuple[int, int]] = []
         groups: Any = self._redis.xinfo_groups(self.name)
+        if FOLLOWERS - {group["name"].decode() for group in groups}:
+            return 0
         for group in groups:
             pending: Any = self._redis.xpending(self.name, group["name"])
             if pending["pending"]:

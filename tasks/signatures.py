@@ -24,12 +24,14 @@ def run(self: Task) -> None:
     run_next(Priority(self.request.delivery_info["routing_key"].removeprefix("inference.")))
 
 
-@celery_app.task(name="ledger.sweep", expires=10)
+@celery_app.task(name="ledger.sweep")
 def sweep() -> None:
     """One step of the reconciler."""
+    from workers.pacing import due
     from workers.reconciler import sweep_once
 
-    sweep_once()
+    if due("sweep"):
+        sweep_once()
 
 
 @celery_app.task(name="batch.expand")
@@ -48,20 +50,24 @@ def close_batch(self: Task) -> None:
     close(self.request.id)
 
 
-@celery_app.task(name="batch.tick", expires=10)
+@celery_app.task(name="batch.tick")
 def tick_batches() -> None:
     """Keep batches going."""
     from workers.batches.tick import tick
+    from workers.pacing import due
 
-    tick()
+    if due("tick_batches"):
+        tick()
 
 
-@celery_app.task(name="files.purge", expires=60)
+@celery_app.task(name="files.purge")
 def purge_files() -> None:
     """Delete expired files."""
     from workers.batches.tick import purge_files as purge
+    from workers.pacing import due
 
-    purge()
+    if due("purge_files"):
+        purge()
 
 
 @celery_app.task(name=DELIVER_TASK)
@@ -72,20 +78,24 @@ def deliver_webhooks() -> None:
     deliver_due()
 
 
-@celery_app.task(name="webhooks.tick", expires=10)
+@celery_app.task(name="webhooks.tick")
 def tick_webhooks() -> None:
     """Note what has happened for those who want to know, and wake the deliverers."""
+    from workers.pacing import due
     from workers.webhooks.fan_out import tick
 
-    tick()
+    if due("tick_webhooks"):
+        tick()
 
 
-@celery_app.task(name="usage.write", expires=10)
+@celery_app.task(name="usage.write")
 def write_usage() -> None:
     """Bring the usage ledger in SQL up to date with the outbox of ended jobs."""
+    from workers.pacing import due
     from workers.usage import write_usage as write
 
-    write()
+    if due("write_usage"):
+        write()
 
 
 @celery_app.task(name="control.answer")

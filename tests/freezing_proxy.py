@@ -1,4 +1,8 @@
-"""A TCP proxy that can freeze: connections stay open and are accepted, but no byte passes."""
+"""A proxy that can freeze: connections stay open and are accepted, but no byte passes.
+
+It can also forget the connections that it has, as a router does that was started again: both
+ends believe that they are connected.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,8 @@ class FreezingProxy:
         self._thawed = threading.Event()
         self._thawed.set()
         self._closing = threading.Event()
+        self._forgotten = 0  # connections up to this one
+        self._made = 0
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
 
@@ -27,6 +33,10 @@ class FreezingProxy:
     def thaw(self) -> None:
         """What was held back passes, and everything after it."""
         self._thawed.set()
+
+    def forget(self) -> None:
+        """Nothing more passes through the connections that there are; new ones are as before."""
+        self._forgotten = self._made
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True, name="freezing-proxy").start()
@@ -41,9 +51,11 @@ class FreezingProxy:
         with contextlib.suppress(OSError):  # the listener was closed
             while True:
                 near, _ = self._listener.accept()
-                threading.Thread(target=self._pass_on, args=(near,), daemon=True).start()
+                self._made += 1
+                arguments = (near, self._made)
+                threading.Thread(target=self._pass_on, args=arguments, daemon=True).start()
 
-    def _pass_on(self, near: socket.socket) -> None:
+    def _pass_on(self, near: socket.socket, number: int) -> None:
         # A server that is gone or a side that hangs up ends the connection, as without us.
         with (
             near,
@@ -52,6 +64,9 @@ class FreezingProxy:
         ):
             other = {near: far, far: near}
             while not self._closing.is_set():
+                if number <= self._forgotten:
+                    self._closing.wait()
+                    return
                 for ready in select.select([near, far], [], [], 0.1)[0]:
                     self._thawed.wait()
                     data = ready.recv(65_536)

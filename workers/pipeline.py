@@ -249,7 +249,7 @@ def _from_flight(
     job: Job, request: InferenceRequest, landed: Landed, started: float
 ) -> InferenceResponse:
     """The answer to the same request, asked for by another job at the same time."""
-    given = InferenceResponse.model_validate_json(landed.answer)
+    given = InferenceResponse.from_stored(landed.answer)
     return given.model_copy(
         update={
             "latency": _latency(job, started),

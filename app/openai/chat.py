@@ -122,7 +122,7 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 def completion(job: Job) -> dict[str, Any]:
     """The `chat.completion` of a job that succeeded."""
     assert job.result is not None  # noqa: S101 - it succeeded
-    response = InferenceResponse.model_validate_json(job.result)
+    response = InferenceResponse.from_stored(job.result)
     message: dict[str, Any] = {
         "role": "assistant",
         "content": response.response,

@@ -291,7 +291,7 @@ def response_object(job: Job, *, number: int = 0) -> dict[str, Any]:
     """The response as its job stands. `number`: see `message_item`."""
     shown = accepted_object(job, status_of(job))
     if job.result is not None:
-        response = InferenceResponse.model_validate_json(job.result)
+        response = InferenceResponse.from_stored(job.result)
         incomplete = _incomplete(job)
         item_status = "incomplete" if incomplete else "completed"
         shown["model"] = response.model

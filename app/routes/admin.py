@@ -42,7 +42,10 @@ admin_api = APIBlueprint(
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Title = Annotated[str, StringConstraints(max_length=200)]
-REFUSALS = {"200": None, "201": None, **problems(400, 401, 403, 404, 409, 415, 422, 429, 503)}
+READ = {"200": None, **problems(400, 404)}
+CHANGED = {"200": None, **problems(404, 409)}
+MADE = {"201": None, **problems(404, 409)}
+REMOVED = {"204": None, **problems(404)}
 
 
 class _Body(BaseModel):
@@ -109,7 +112,9 @@ class AuditQuery(Parameters):
     """A page of the audit log, newest first."""
 
     tenant: Name | None = Field(default=None, description="The caller's own, if left out.")
-    before: int | None = Field(default=None, description="The id of the last entry seen.")
+    before: int | None = Field(
+        default=None, ge=0, le=2**63 - 1, description="The id of the last entry seen."
+    )
     limit: int = Field(default=50, ge=1, le=200)
 
 
@@ -120,7 +125,7 @@ def answer(content: Any, status: int = 200) -> Response:
     )
 
 
-@admin_api.get("/tenants", summary="List tenants", responses=REFUSALS)
+@admin_api.get("/tenants", summary="List tenants", responses=READ)
 def list_tenants() -> Response:
     """All of them for the platform's administrators, one's own for others."""
     who = caller()
@@ -131,7 +136,7 @@ def list_tenants() -> Response:
         return answer({"data": [_tenant(row) for row in session.scalars(query)]})
 
 
-@admin_api.post("/tenants", summary="Make a tenant", responses=REFUSALS)
+@admin_api.post("/tenants", summary="Make a tenant", responses=MADE)
 def make_tenant(body: NewTenant) -> Response:
     """Needs the scope `platform`."""
     require_platform()
@@ -145,7 +150,7 @@ def make_tenant(body: NewTenant) -> Response:
     return answer(_tenant(row), 201)
 
 
-@admin_api.patch("/tenants/<tenant>", summary="Change a tenant", responses=REFUSALS)
+@admin_api.patch("/tenants/<tenant>", summary="Change a tenant", responses=CHANGED)
 def change_tenant(path: TenantPath, body: ChangedTenant) -> Response:
     """Needs the scope `platform`. Disabling it refuses every token of it within a second."""
     require_platform()
@@ -161,7 +166,7 @@ def change_tenant(path: TenantPath, body: ChangedTenant) -> Response:
     return answer(_tenant(row))
 
 
-@admin_api.get("/tenants/<tenant>/users", summary="List users", responses=REFUSALS)
+@admin_api.get("/tenants/<tenant>/users", summary="List users", responses=READ)
 def list_users(path: TenantPath) -> Response:
     """The users that were made here; a token may also name another."""
     with services().database.session() as session:
@@ -170,7 +175,7 @@ def list_users(path: TenantPath) -> Response:
         return answer({"data": [_user(row) for row in session.scalars(query)]})
 
 
-@admin_api.post("/tenants/<tenant>/users", summary="Make a user", responses=REFUSALS)
+@admin_api.post("/tenants/<tenant>/users", summary="Make a user", responses=MADE)
 def make_user(path: TenantPath, body: NewUser) -> Response:
     """A user gets tokens through API clients."""
     check_name(body.name)
@@ -186,7 +191,7 @@ def make_user(path: TenantPath, body: NewUser) -> Response:
     return answer(_user(row), 201)
 
 
-@admin_api.patch("/tenants/<tenant>/users/<user>", summary="Change a user", responses=REFUSALS)
+@admin_api.patch("/tenants/<tenant>/users/<user>", summary="Change a user", responses=CHANGED)
 def change_user(path: UserPath, body: ChangedUser) -> Response:
     """Any change revokes the tokens that the user holds."""
     with change() as doing:
@@ -201,7 +206,7 @@ def change_user(path: UserPath, body: ChangedUser) -> Response:
     return answer(_user(row))
 
 
-@admin_api.get("/tenants/<tenant>/clients", summary="List API clients", responses=REFUSALS)
+@admin_api.get("/tenants/<tenant>/clients", summary="List API clients", responses=READ)
 def list_clients(path: TenantPath) -> Response:
     """Without their secrets, which nobody can read again."""
     with services().database.session() as session:
@@ -210,7 +215,7 @@ def list_clients(path: TenantPath) -> Response:
         return answer({"data": [_client(row) for row in session.scalars(query)]})
 
 
-@admin_api.post("/tenants/<tenant>/clients", summary="Make an API client", responses=REFUSALS)
+@admin_api.post("/tenants/<tenant>/clients", summary="Make an API client", responses=MADE)
 def make_client(path: TenantPath, body: NewClient) -> Response:
     """The answer shows the secret, this once."""
     secret = new_secret()
@@ -235,7 +240,7 @@ def make_client(path: TenantPath, body: NewClient) -> Response:
 @admin_api.post(
     "/tenants/<tenant>/clients/<client_id>/rotate",
     summary="Give an API client a new secret",
-    responses=REFUSALS,
+    responses=CHANGED,
 )
 def rotate_client(path: ClientPath) -> Response:
     """The old secret and every token got with it are refused from now on."""
@@ -250,7 +255,7 @@ def rotate_client(path: ClientPath) -> Response:
 
 
 @admin_api.delete(
-    "/tenants/<tenant>/clients/<client_id>", summary="Remove an API client", responses=REFUSALS
+    "/tenants/<tenant>/clients/<client_id>", summary="Remove an API client", responses=REMOVED
 )
 def remove_client(path: ClientPath) -> Response:
     """Every token got with it is refused from now on."""
@@ -263,7 +268,7 @@ def remove_client(path: ClientPath) -> Response:
     return current_app.response_class(status=204)
 
 
-@admin_api.get("/audit", summary="Read the audit log", responses=REFUSALS)
+@admin_api.get("/audit", summary="Read the audit log", responses=READ)
 def read_audit(query: AuditQuery) -> Response:
     """What administrators did to a tenant, newest first."""
     tenant = query.tenant or caller().tenant

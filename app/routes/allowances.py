@@ -13,7 +13,7 @@ from app.administration import change, find_tenant, require_platform
 from app.documents import Parameters
 from app.identity import NAME
 from app.problems import Problem
-from app.routes.admin import ADMIN_TAG, REFUSALS, TenantPath, answer
+from app.routes.admin import ADMIN_TAG, CHANGED, READ, TenantPath, answer
 from app.services import services
 from tasks.models import EVERY_USER, WHOLE_TENANT, Budget, Limit
 from tasks.money import dollars, nano
@@ -64,7 +64,7 @@ class LimitBody(BaseModel):
     )
 
 
-@allowances_api.get("/budgets", summary="List budgets", responses=REFUSALS)
+@allowances_api.get("/budgets", summary="List budgets", responses=READ)
 def list_budgets(path: TenantPath) -> Response:
     """Of the tenant and its users."""
     with services().database.session() as session:
@@ -73,7 +73,7 @@ def list_budgets(path: TenantPath) -> Response:
         return answer({"data": [_budget(row) for row in session.scalars(query)]})
 
 
-@allowances_api.put("/budgets", summary="Set a budget", responses=REFUSALS)
+@allowances_api.put("/budgets", summary="Set a budget", responses=CHANGED)
 def set_budget(path: TenantPath, query: WhoQuery, body: BudgetBody) -> Response:
     """In force at once. That of the whole tenant needs the scope `platform`."""
     _check_who(query.user)
@@ -94,7 +94,7 @@ def set_budget(path: TenantPath, query: WhoQuery, body: BudgetBody) -> Response:
     return answer(_budget(row))
 
 
-@allowances_api.get("/limits", summary="List limits", responses=REFUSALS)
+@allowances_api.get("/limits", summary="List limits", responses=READ)
 def list_limits(path: TenantPath) -> Response:
     """Of the tenant and its users."""
     with services().database.session() as session:
@@ -103,7 +103,7 @@ def list_limits(path: TenantPath) -> Response:
         return answer({"data": [_limit(row) for row in session.scalars(query)]})
 
 
-@allowances_api.put("/limits", summary="Set limits", responses=REFUSALS)
+@allowances_api.put("/limits", summary="Set limits", responses=CHANGED)
 def set_limits(path: TenantPath, query: WhoQuery, body: LimitBody) -> Response:
     """In force at once. Those of the whole tenant need the scope `platform`."""
     _check_who(query.user)

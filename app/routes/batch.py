@@ -25,7 +25,7 @@ from app.problems import Problem, validation_problem
 from app.services import Services, services
 from app.submission import check_webhook_url, idempotency
 from tasks.batch_results import line_results
-from tasks.batches import Batch, NewBatch
+from tasks.batches import Batch, NewBatch, UnknownBatchError
 from tasks.files import CHUNK_BYTES, pieces
 from tasks.jsonl import Line, read_array, read_lines
 from tasks.signatures import tick_batches
@@ -109,11 +109,16 @@ def submit_batch() -> Response:
 
 
 @batch_api.get(
-    "", summary="List batches, newest first", responses={"200": BatchPage, **problems(401, 422)}
+    "", summary="List batches, newest first", responses={"200": BatchPage, **problems(400)}
 )
 def list_batches(query: BatchListQuery) -> Response:
     """The tenant's batches. Give `next_cursor` back as `cursor` for the next page."""
-    found = services().batches.page(caller().tenant, after=query.cursor, limit=query.limit)
+    try:
+        found = services().batches.page(caller().tenant, after=query.cursor, limit=query.limit)
+    except UnknownBatchError:
+        raise Problem(
+            400, "bad-cursor", "Give `next_cursor` of the page before, unchanged."
+        ) from None
     more = len(found) == query.limit
     return _json(
         {

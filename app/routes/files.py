@@ -99,7 +99,7 @@ def upload_file() -> Response:
     return json_answer(file_object(new.record))
 
 
-@files_api.get("", summary="List files, newest first", responses=openai_answers(200, 400, 401))
+@files_api.get("", summary="List files, newest first", responses=openai_answers(200, 404))
 def list_files(query: FileListQuery) -> Response:
     """The tenant's files."""
     found = services().files.page(

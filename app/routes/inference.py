@@ -139,7 +139,7 @@ def _job_response(current: Services, snapshot: Snapshot, status: int) -> Respons
     job = snapshot.job
     view = job.view()
     view["queue_position"] = snapshot.queue_position
-    view["eta_seconds"] = None
+    view["eta_seconds"] = snapshot.eta_seconds
     response = _json(view, status)
     response.set_etag(f"{job.state.value}-{job.fence}-{job.not_before or 0}", weak=True)
     response.headers["Cache-Control"] = "private, no-cache"

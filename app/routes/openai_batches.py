@@ -86,7 +86,7 @@ def create_batch(body: BatchRequest) -> Response:
     return json_answer(batch_object(current.batches.read(batch_id, who.tenant)))
 
 
-@batches_api.get("", summary="List batches", responses=openai_answers(200, 400, 401))
+@batches_api.get("", summary="List batches", responses=openai_answers(200, 404))
 def list_openai_batches(query: BatchesQuery) -> Response:
     """The tenant's batches, newest first."""
     found = services().batches.page(caller().tenant, after=query.after, limit=query.limit)

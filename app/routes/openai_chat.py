@@ -56,7 +56,12 @@ def create_chat_completion(body: ChatCompletionRequest) -> Response:
         chunks = Chunks(job, include_usage=body.include_usage)
         return tell_job(event_stream(_blocks(current, job, events, chunks)), job)
     snapshot, _ = submit_and_wait(
-        current, who, submission, body=request.get_data(), seconds=wait_seconds(current)
+        current,
+        who,
+        submission,
+        body=request.get_data(),
+        seconds=wait_seconds(current),
+        patient=True,
     )
     job = answered(snapshot.job)
     return tell_job(json_answer(completion(job)), job)
@@ -83,7 +88,7 @@ def _blocks(
                     yield _error(*failure(ended))
                     return
                 text.end()
-                response = InferenceResponse.model_validate_json(ended.result)
+                response = InferenceResponse.from_stored(ended.result)
                 for chunk in chunks.last(response):
                     yield event_block(chunk)
                 yield event_block(b"[DONE]")

@@ -75,6 +75,7 @@ def create_response(body: ResponseRequest) -> Response:
         submission,
         body=raw,
         seconds=wait_seconds(current),
+        patient=True,
         surface=surface,
         retention_seconds=keep,
     )

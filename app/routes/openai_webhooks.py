@@ -100,9 +100,7 @@ def create_webhook_endpoint(body: WebhookEndpointRequest) -> Response:
     return json_answer({**_object(endpoint), "signing_secret": secret})
 
 
-@webhook_endpoints_api.get(
-    "/webhook_endpoints", summary="List", responses=openai_answers(200, 400, 401)
-)
+@webhook_endpoints_api.get("/webhook_endpoints", summary="List", responses=openai_answers(200, 404))
 def list_webhook_endpoints(query: WebhookEndpointQuery) -> Response:
     """The newest first."""
     found = [one for one in services().webhooks.of_tenant(caller().tenant) if _ours(one)]

@@ -3,6 +3,7 @@
 -- ARGV[3] id  ARGV[4] fence  ARGV[5] 'delivered', 'retry', 'failed' (given up) or 'gone' (410)
 -- ARGV[6] ms since 1970 of the next try  ARGV[7] JSON of the attempt
 -- ARGV[8] ms of failing after which the endpoint is disabled  ARGV[9] most attempts in the log
+-- ARGV[10] ms that must pass before the next try
 -- Returns 1; 0: another attempt has taken over.
 local id, outcome = ARGV[3], ARGV[5]
 local record = key('hook:delivery', id)
@@ -21,7 +22,7 @@ local target = key('hook:endpoint', endpoint)
 if outcome == 'retry' then
   redis.call('HSET', record, 'state', 'retrying')
   redis.call('ZREM', key('hook:due', endpoint), id)
-  schedule_hook(endpoint, id, tonumber(ARGV[6]))
+  schedule_hook(endpoint, id, math.max(tonumber(ARGV[6]), now + tonumber(ARGV[10])))
 else
   redis.call('HSET', record, 'state', outcome == 'gone' and 'failed' or outcome)
   redis.call('HDEL', record, 'due_at')

@@ -9,6 +9,7 @@
 -- ready:{lane}:{tenant}   zset    the same, of one tenant
 -- ring:{lane}             zset    tenant -> virtual time; the lowest is served next
 -- vtime                   hash    lane -> virtual time of the tenant served last
+-- busy                    hash    lane -> ms since when it has not been empty, if it is not
 -- running                 hash    lane -> number of running jobs
 -- holding:{lane}          hash    worker -> number of the lane's jobs that it runs
 -- open                    hash    tenant -> number of jobs that have not ended
@@ -58,6 +59,9 @@ end
 -- behind what others have queued.
 local function make_ready(id, tenant, lane, rank)
   redis.call('ZADD', key('ready', lane), rank, id)
+  if redis.call('ZCARD', key('ready', lane)) == 1 then
+    redis.call('HSET', key('busy'), lane, int(now))
+  end
   local mine = key('ready', lane, tenant)
   redis.call('ZADD', mine, rank, id)
   if redis.call('ZCARD', mine) == 1 then

@@ -12,11 +12,13 @@
 -- reserved:{tenant}         hash  the same four, held by jobs that have not ended, and
 --                                 `u:{user}:j` how many they are. Empty, and so gone, without jobs
 -- pace:{tenant}             hash  `t`, `u:{user}`: ms until which tokens a minute are used up
--- drained:{minute}          hash  lane -> jobs that left it in that minute (of 1970)
+-- drained:{slot}            hash  lane -> jobs that left it in that slot of 10 s (since 1970)
 -- events                    stream  budget.threshold and budget.exhausted, once for each period
 local PERIODS = {{name = 'day', nano = 1, tokens = 3}, {name = 'month', nano = 2, tokens = 4}}
 local PACE, OPEN, WAITING = 5, 6, 7
 local WARN_AT = 0.8
+local DRAIN_SLOT = 10000  -- ms
+local BUSY_MS = 20000  -- until the pace of a lane that is never empty is known
 
 -- Civil date from days since 1970 (Howard Hinnant, "chrono-compatible low-level date algorithms").
 local function today()
@@ -39,18 +41,35 @@ local function periods()
   return {day, string.sub(day, 1, 6)}
 end
 
+-- Jobs that left the lanes (or only `lane`) since a moment, and the seconds from the first whole
+-- slot after it until now.
+local function drained_since(moment, lane)
+  local first = math.floor(moment / DRAIN_SLOT) + 1
+  local sum = 0
+  for slot = first, math.floor(now / DRAIN_SLOT) do
+    local name = key('drained', int(slot))
+    local counts = lane and {redis.call('HGET', name, lane) or 0} or redis.call('HVALS', name)
+    for _, count in ipairs(counts) do sum = sum + tonumber(count) end
+  end
+  return sum, (now - first * DRAIN_SLOT) / 1000
+end
+
 -- Jobs a second that left the lanes, over about the last minute.
 local function drain_rate()
-  local minute = math.floor(now / 60000)
-  local part = (now % 60000) / 60000
-  local function ended(which)
-    local sum = 0
-    for _, count in ipairs(redis.call('HVALS', key('drained', int(which)))) do
-      sum = sum + tonumber(count)
-    end
-    return sum
-  end
-  return (ended(minute) + ended(minute - 1) * (1 - part)) / 60
+  local sum, seconds = drained_since(now - 60000)
+  return sum / seconds
+end
+
+-- Seconds until a job starts that has `ahead` jobs of its tenant before it, where `tenants` take
+-- turns; nil where nobody can know. A lane's pace says what it can do only while jobs wait in it
+-- all the time: before that it says how much came.
+local function eta(lane, ahead, tenants)
+  local depth = redis.call('ZCARD', key('ready', lane))
+  local busy = depth > 0 and redis.call('HGET', key('busy'), lane)
+  if not busy or now - busy < BUSY_MS then return nil end
+  local sum, seconds = drained_since(math.max(tonumber(busy), now - 60000), lane)
+  if sum == 0 then return nil end
+  return math.min(ahead * math.max(tenants, 1), depth) * seconds / sum
 end
 
 -- Seconds until about a twentieth of `limit` will have drained, so that those who were refused
@@ -184,9 +203,9 @@ end
 -- cost is counted, in the day and month in which it ended. `left`: it had waited in a lane.
 function settle(id, tenant, lane, left)
   if left then
-    local name = key('drained', int(math.floor(now / 60000)))
+    local name = key('drained', int(math.floor(now / DRAIN_SLOT)))
     redis.call('HINCRBY', name, lane, 1)
-    redis.call('EXPIRE', name, 180)
+    redis.call('EXPIRE', name, 90)
   end
   local job = job_fields(id, 'user', 'reserve_nano', 'reserve_tokens', 'bill')
   local user = job[1] or ''

@@ -14,7 +14,8 @@
 -- ARGV[18] ms that an entry of the tenant's list is kept
 -- ARGV[19] '1': a job of the same idempotency key is the answer; '': the key is given anew
 -- ARGV[20...] flat fields of the record
--- Returns {'created', created_at, deadline_at, place in the tenant's queue, tenants waiting},
+-- Returns {'created', created_at, deadline_at, place in the tenant's queue, tenants waiting,
+-- ms until it starts or -1}, {'late', seconds until it could start},
 -- {'exists', id}, {'conflict', id, state}, {'full', which, count, seconds to drain}, {'cold'} or
 -- {'refused', JSON} (see `admit` in spend.lua)
 local FIELDS = 20 -- where the fields of the record begin in ARGV
@@ -41,6 +42,7 @@ if idempotency ~= '' and ARGV[19] == '1' then
 end
 
 local final = ARGV[16]
+local wait  -- seconds until the job starts, if anybody can know
 if final == '' then
   local waiting = 0
   for _, name in ipairs({'high', 'normal', 'low'}) do
@@ -53,6 +55,9 @@ if final == '' then
   if open >= tonumber(ARGV[11]) then
     return {'full', 'tenant', open, seconds_to_drain(tonumber(ARGV[11]))}
   end
+  local tenants = redis.call('ZCARD', key('ring', lane))
+  wait = eta(lane, redis.call('ZCARD', key('ready', lane, tenant)), tenants)
+  if wait and wait * 1000 > tonumber(ARGV[6]) then return {'late', int(math.ceil(wait))} end
   local given = {}
   for i = FIELDS, #ARGV, 2 do given[ARGV[i]] = ARGV[i + 1] end
   if given.reserve_nano then
@@ -83,7 +88,7 @@ total('submitted', lane)
 if final ~= '' then
   -- The answer was looked for before there was a job: that time is all of its life.
   finish(id, final, {'total_ms', job_fields(id, 'cache_ms')[1] or '0'})
-  return {'created', int(now), int(deadline), -1, 0}
+  return {'created', int(now), int(deadline), -1, 0, -1}
 end
 
 -- What is answered here is no work for a worker, so it is no arrival.
@@ -99,4 +104,4 @@ end
 make_ready(id, tenant, lane, int(now_us))
 hint(lane, id)
 return {'created', int(now), int(deadline), redis.call('ZCARD', key('ready', lane, tenant)) - 1,
-  redis.call('ZCARD', key('ring', lane))}
+  redis.call('ZCARD', key('ring', lane)), int(wait and wait * 1000 or -1)}

@@ -14,7 +14,7 @@ from tasks.jobs import JobState
 from tasks.ledger import Ledger, Limits, NewJob
 from tasks.models import UsageRow
 from tasks.money import dollars, dollars_text, nano
-from tasks.outbox import USAGE_GROUP, Outbox
+from tasks.outbox import USAGE_GROUP, WEBHOOK_GROUP, Outbox
 from tasks.schema import head, upgrade
 from tasks.usage import sums
 from tests.accounts.test_budgets import result
@@ -112,7 +112,7 @@ def test_nothing_is_lost_while_the_database_is_down(
             down.write()
     run_jobs(ledger, 2)
     assert UsageWriter(redis_client, prefix, database).write() == Written(5, 0)
-    assert redis_client.xlen(f"{prefix}ended") == 0
+    assert redis_client.xpending(f"{prefix}ended", USAGE_GROUP)["pending"] == 0
 
 
 def test_an_entry_that_no_table_can_hold_keeps_no_other_out(
@@ -147,6 +147,17 @@ def test_trimming_waits_for_every_group(
     webhooks.acknowledge([read[0][0]])
     assert writer_outbox.trim() == 120
     assert len(webhooks.new(1000)) == 30
+
+
+def test_nothing_is_trimmed_before_every_follower_has_begun(
+    ledger: Ledger, writer: UsageWriter, redis_client: redis.Redis, prefix: str
+) -> None:
+    run_jobs(ledger, 5)
+    writer.write()
+    assert Outbox(redis_client, prefix, USAGE_GROUP).trim() == 0
+    late = Outbox(redis_client, prefix, WEBHOOK_GROUP)
+    late.open()
+    assert len(late.new(100)) == 5
 
 
 def test_only_one_writes_at_a_time(

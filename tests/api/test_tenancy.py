@@ -7,13 +7,17 @@ not known here fails the test.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
 
 from app.api import API, create_app
+from app.identity import mint_token
+from app.scopes import SCOPES
 from tests.api.conftest import Login, make_settings
 
 
@@ -108,6 +112,73 @@ def test_another_tenants_objects_do_not_exist(
         if name in ("job_id", "response_id"):
             job_id = "job_" + mine.partition("_")[2]
             assert client.get(f"/v1/jobs/{job_id}", headers=owner).json["state"] == "queued"
+
+
+def test_bodies_that_name_another_tenants_objects(
+    redis_url: str, prefix: str, login: Login, tmp_path: Path
+) -> None:
+    """A response to go on from, a file to read lines from: as if nobody had them."""
+    api = create_app(make_settings(redis_url, prefix, files_url=f"file://{tmp_path}"))
+    client = api.test_client()
+    owner, thief = login(tenant="acme"), login(user="mal", tenant="mallory")
+
+    def told(path: str, body: dict[str, object]) -> tuple[int, str]:
+        answer = client.post(path, json=body, headers=thief)
+        return answer.status_code, str(answer.json)
+
+    for path, body, name, make, nobody in (
+        ("/v1/responses", {"model": "auto", "input": "x"}, "previous_response_id",
+         make_response, "resp_" + "0" * 32),
+        ("/v1/batch", {}, "input_file_id", make_file, "file-" + "0" * 32),
+        ("/v1/batches", {"endpoint": "/v1/chat/completions", "completion_window": "24h"},
+         "input_file_id", make_file, "file-" + "0" * 32),
+    ):  # fmt: skip
+        mine = make(client, owner)
+        theirs = told(path, {**body, name: mine})
+        nobodys = told(path, {**body, name: nobody})
+        assert theirs[0] == nobodys[0] in (400, 404), (path, theirs)
+        without_ids = [re.sub(r"req_[0-9a-f]+", "", text) for _, text in (theirs, nobodys)]
+        assert without_ids[0].replace(mine, "") == without_ids[1].replace(nobody, "")
+
+
+def test_administrators_of_another_tenant(
+    redis_url: str, prefix: str, login: Login, tmp_path: Path
+) -> None:
+    """Every operation below /v1/admin that names a tenant."""
+    database = f"sqlite:///{tmp_path}/accounts.db"
+    api = create_app(make_settings(redis_url, prefix, database_url=database))
+    client = api.test_client()
+    settings = api.extensions["inferenceflow"].settings
+    with api.app_context():
+        token = mint_token(
+            settings, user="root", tenant="platform", role="admin",
+            expires=timedelta(hours=1), scopes=SCOPES,
+        )  # fmt: skip
+    root = {"Authorization": f"Bearer {token}"}
+    made = client.post("/v1/admin/tenants", json={"name": "acme"}, headers=root)
+    assert made.status_code == 201
+    thief = login(user="mal", tenant="mallory", role="admin")
+    walked = 0
+    for path, methods in api.api_doc["paths"].items():
+        if not path.startswith(ADMIN) or "{tenant}" not in path:
+            continue
+        for method in methods:
+            walked += 1
+            told = []
+            for tenant in ("acme", "nobody"):
+                where = path.replace("{tenant}", tenant).replace("{user}", "ann")
+                where = where.replace("{client_id}", "client_1")
+                body = None if method in ("get", "delete") else {}
+                if path.endswith("/users") and body is not None:
+                    body = {"name": "eve"}
+                if path.endswith("/clients") and body is not None:
+                    body = {"user": "eve"}
+                answer = getattr(client, method)(where, headers=thief, json=body)
+                shown = re.sub(r"req_[0-9a-f]+", "", str(answer.get_json(silent=True)))
+                told.append((answer.status_code, shown.replace(tenant, "")))
+            assert told[0] == told[1], (method, path)
+            assert told[0][0] in (403, 404), (method, path, told)
+    assert walked >= 10
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs"])

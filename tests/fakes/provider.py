@@ -22,6 +22,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any, Self
 
 from tests.fakes import shapes
@@ -79,7 +80,10 @@ class FakeProvider:
         port: int = 0,
         behaviour: Behaviour | None = None,
         tls: ssl.SSLContext | None = None,
+        log: Path | None = None,
     ) -> None:
+        """`log`: each prompt that was answered in full is added to it as a line of JSON."""
+        self.log = log
         self.behaviour = behaviour or Behaviour()
         self.script: collections.deque[Behaviour] = collections.deque()
         self.seen: collections.deque[Seen] = collections.deque(maxlen=1_000)
@@ -234,6 +238,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._drip(content, behaviour.interval)
         else:
             self._answer(200, content, headers=behaviour.headers)
+            if self.owner.log is not None:
+                line = json.dumps(prompt).encode() + b"\n"
+                with self.owner.log.open("ab", buffering=0) as log:  # one write: never torn
+                    log.write(line)
 
     def _stream(self, behaviour: Behaviour, blocks: list[bytes]) -> None:
         self._head(200, "text/event-stream; charset=utf-8", None, behaviour.headers)
@@ -330,6 +338,7 @@ def main() -> None:
     parser.add_argument("--failure-rate", type=float, default=0.0, help="share answered with 500")
     parser.add_argument("--mode", default="ok", help="see Behaviour")
     parser.add_argument("--status", type=int, default=200)
+    parser.add_argument("--log", type=Path, help="file that gets each prompt answered in full")
     given = parser.parse_args()
     behaviour = Behaviour(
         mode=given.mode,
@@ -339,7 +348,7 @@ def main() -> None:
         failure_rate=given.failure_rate,
         status=given.status,
     )
-    fake = FakeProvider(given.port, behaviour)
+    fake = FakeProvider(given.port, behaviour, log=given.log)
     print(f"serving {fake.url}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         fake.serve()

@@ -8,7 +8,10 @@ Prints one JSON object; exit code 1 if a job was lost or ended more than once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
+import socket
 import sys
 import tempfile
 import threading
@@ -19,10 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import redis
 import requests
 
 from tasks.jobs import JobState
-from tests.stack import RealStack, real_stack
+from tests.stack import RealStack, eventually, real_stack
 
 ENDED = {state.value for state in JobState if state.terminal}
 
@@ -87,6 +91,7 @@ def storm(jobs: int, clients: int, kills: int, workers: int, latency: float) -> 
         progress: Counter[str] = Counter()
         started = time.monotonic()
         recovery: list[float] = []
+        watches: list[threading.Thread] = []
 
         def killer() -> None:
             for kill in range(kills):
@@ -94,12 +99,16 @@ def storm(jobs: int, clients: int, kills: int, workers: int, latency: float) -> 
                 while progress["accepted"] + progress["refused"] < at:
                     threading.Event().wait(0.02)
                 name = f"worker{kill % workers + 1}"
-                held = _running(stack)
+                held = held_by(stack, name)
                 stack.kill(name)
                 killed = time.monotonic()
                 stack.start_worker(name, wait=False)
-                watch = partial(_note_recovery, stack, held, killed, recovery)
-                threading.Thread(target=watch, daemon=True).start()
+                # One at a time: a job that loses its worker three times is given up, rightly.
+                heart = stack.folder / f"{name}.heart"
+                watch = partial(time_recoveries, stack, held, killed, recovery)
+                watches.append(threading.Thread(target=watch))
+                watches[-1].start()
+                eventually(heart.exists, seconds=60, what=f"{name} back", every=0.25)
 
         thread = threading.Thread(target=killer)
         thread.start()
@@ -107,6 +116,8 @@ def storm(jobs: int, clients: int, kills: int, workers: int, latency: float) -> 
         submitted = time.monotonic() - started
         thread.join()
         report = audit(stack, accepted, seconds=120)
+        for watch in watches:
+            watch.join()
         calls = stack.provider_calls()["count"]
         return {
             **report,
@@ -116,21 +127,55 @@ def storm(jobs: int, clients: int, kills: int, workers: int, latency: float) -> 
             "total_seconds": round(time.monotonic() - started, 2),
             "provider_calls": calls,
             "duplicate_provider_calls": calls - report["accepted"],
-            "recovery_seconds": [round(value, 2) for value in recovery],
+            "recovery_seconds": recovery_report(recovery),
         }
 
 
-def _running(stack: RealStack) -> list[str]:
-    ids = [i.decode() for i in stack.redis.zrange(f"{stack.settings.key_prefix}due", 0, -1)]
-    pipe = stack.redis.pipeline(transaction=False)
-    for job_id in ids:
-        pipe.hget(f"{stack.settings.key_prefix}job:{job_id}", "state")
-    return [i for i, state in zip(ids, pipe.execute(), strict=True) if state == b"running"]
+def held_by(stack: RealStack, name: str) -> list[str]:
+    """The jobs that a worker process runs now; none when Redis does not say."""
+    worker = f"{socket.gethostname()}:{stack.processes[name].pid}".encode()
+    try:
+        ids = [i.decode() for i in stack.redis.zrange(stack.ledger.key("due"), 0, -1)]
+        pipe = stack.redis.pipeline(transaction=False)
+        for job_id in ids:
+            pipe.hmget(stack.ledger.key("job", job_id), "state", "worker")
+        found = pipe.execute()
+    except redis.RedisError:
+        return []
+    return [i for i, one in zip(ids, found, strict=True) if one == [b"running", worker]]
 
 
-def _note_recovery(stack: RealStack, held: list[str], killed: float, recovery: list[float]) -> None:
-    audit(stack, held, seconds=60)
-    recovery.append(time.monotonic() - killed)
+def time_recoveries(
+    stack: RealStack, held: list[str], killed: float, recovery: list[float]
+) -> None:
+    """Note for each job, as it ends, the seconds since its worker was killed."""
+    left = set(held)
+    pause = threading.Event()
+    while left and time.monotonic() < killed + 120:
+        with contextlib.suppress(redis.RedisError):
+            for job_id in sorted(left):
+                state = stack.redis.hget(stack.ledger.key("job", job_id), "state") or b""
+                if state.decode() in ENDED:
+                    left.discard(job_id)
+                    recovery.append(time.monotonic() - killed)
+        pause.wait(0.1)
+    recovery += [math.inf] * len(left)  # never
+
+
+def recovery_report(seconds: list[float]) -> dict[str, float | None]:
+    """How many jobs lost their worker, how many never ended, and when the others did."""
+    ended = sorted(value for value in seconds if math.isfinite(value))
+
+    def percentile(part: float) -> float | None:
+        return round(ended[math.ceil(part * len(ended)) - 1], 2) if ended else None
+
+    return {
+        "jobs": len(seconds),
+        "never": len(seconds) - len(ended),
+        "p50": percentile(0.5),
+        "p95": percentile(0.95),
+        "max": percentile(1),
+    }
 
 
 def main() -> None:

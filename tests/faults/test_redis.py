@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import signal
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import redis
 
+from app.api import create_app
+from app.cli.tokens import mint
 from tasks.inference import Priority
 from tasks.jobs import JobState
 from tasks.ledger import Ledger, Limits
 from tasks.redis_client import connect
+from tests.api.conftest import make_settings
 from tests.conftest import running_redis
 from tests.faults.chaos import Chaos
 from tests.ledger.test_ledger import new_job
@@ -37,6 +41,25 @@ def test_a_full_redis_refuses_new_work_and_finishes_old(tmp_path: Path) -> None:
         ledger.sweep()
         client.config_set("maxmemory", 0)
         assert ledger.submit(new_job(), limits=Limits())[1]
+
+
+def test_a_full_redis_is_said_to_clients(tmp_path: Path) -> None:
+    with running_redis(tmp_path) as url:
+        settings = make_settings(url, "full:")
+        client = create_app(settings).test_client()
+        token = mint(settings, user="ann", tenant="acme", role="user", expires=timedelta(hours=1))
+        headers = {"Authorization": f"Bearer {token}"}
+        assert client.get("/v1/health/ready").status_code == 200
+        body = {"prompt": "x"}
+        old = client.post("/v1/inference", json=body, headers=headers).json["id"]
+        connect(url).config_set("maxmemory", 1)
+        refused = client.post("/v1/inference", json=body, headers=headers)
+        assert refused.status_code == 503
+        assert refused.json["type"].endswith((":storage-full", ":storage-unavailable"))
+        ready = client.get("/v1/health/ready")
+        assert ready.status_code == 503
+        assert "full" in ready.json["checks"]["redis"]
+        assert connect(url).hget(f"full:job:{old}", "state") == b"queued"
 
 
 def test_a_cut_tail_of_the_log_starts_again(tmp_path: Path) -> None:
@@ -99,8 +122,8 @@ def test_redis_killed_twice_under_load(stack: RealStack) -> None:
         stack.start_redis()
         ids += submit_all(stack, 100, cache={"mode": "off"})
         run = Chaos(stack, 0, reconciler=True)
-        run._supervise()
-    eventually(lambda: run._supervise() is None, seconds=1, what="supervision")
+        run.supervise()
+    eventually(lambda: run.supervise() is None, seconds=1, what="supervision")
     all_succeed(stack, ids, seconds=60)
 
 

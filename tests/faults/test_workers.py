@@ -20,7 +20,10 @@ LEASE_SECONDS = 2.0
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealStack]:
     with real_stack(
-        tmp_path_factory.mktemp("stack"), LEASE_SECONDS=str(LEASE_SECONDS), MAX_WORKERS="8"
+        tmp_path_factory.mktemp("stack"),
+        LEASE_SECONDS=str(LEASE_SECONDS),
+        MAX_WORKERS="8",
+        PROVIDER_READ_SECONDS="120",  # only a cancellation frees what hangs
     ) as running:
         yield running
 
@@ -155,7 +158,9 @@ def test_a_poison_job_is_given_up(stack: RealStack) -> None:
 
 def test_a_cancelled_run_frees_its_worker(stack: RealStack) -> None:
     behave(stack, mode="hang")
+    before = stack.provider_calls()["count"]
     ids = [submit(stack, f"cancel {n}") for n in range(8)]
+    eventually(lambda: stack.provider_calls()["count"] == before + 8, seconds=30, what="all calls")
     for job_id in ids:
         eventually(lambda i=job_id: state(stack, i) is JobState.RUNNING, seconds=20, what="run")
         answer = stack.session().post(f"{stack.url}/v1/jobs/{job_id}/cancel", timeout=10)

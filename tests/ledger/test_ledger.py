@@ -212,7 +212,7 @@ def test_every_key_expires_or_stands_on_the_list(ledger: Ledger, redis_client: r
         submit(ledger, f"t{number}")
         job = ledger.claim(Priority.NORMAL, "w", 10)
         ledger.finish(job, JobState.SUCCEEDED, result=b"1")
-    permanent = {"vtime", "ended", "totals", "broker:inference.normal"}
+    permanent = {"vtime", "busy", "ended", "totals", "broker:inference.normal"}
     for name in redis_client.scan_iter(f"{ledger.key()}*"):
         short = name.decode().removeprefix(ledger.key())
         assert short in permanent or redis_client.ttl(name) > 0, short

@@ -17,6 +17,7 @@ GONE = 410
 LEASE_MARGIN_SECONDS = 15.0  # for what comes before and after the call
 STAY_SECONDS = 60.0  # one message serves what is due for so long
 MAX_RETRY_AFTER_SECONDS = 86_400
+LEAST_WAIT_SECONDS = 1.0  # before a delivery is tried again, whatever its schedule
 
 
 def deliver_due() -> None:
@@ -41,7 +42,7 @@ def _deliver(current: WebhookContext, claimed: Claimed) -> None:
         current.webhooks.signing_secrets(claimed.endpoint), delivery.id, delivery.payload, at
     )
     posted = current.sender.post(claimed.url, delivery.payload, headers)
-    outcome, next_at = _judge(claimed, posted)
+    outcome, next_at, wait = _judge(claimed, posted)
     current.deliveries.settle(
         delivery,
         outcome,
@@ -54,6 +55,7 @@ def _deliver(current: WebhookContext, claimed: Claimed) -> None:
             "response": posted.excerpt,
         },
         next_at=next_at,
+        wait_seconds=wait,
         disable_seconds=current.settings.webhook_disable_seconds,
     )
     current.metrics.record_webhook_delivery(outcome, posted.latency_ms / 1000)
@@ -71,17 +73,20 @@ def _deliver(current: WebhookContext, claimed: Claimed) -> None:
     )
 
 
-def _judge(claimed: Claimed, posted: Posted) -> tuple[Outcome, int | None]:
-    """What an answer means: 2xx is success, 410 the end, all else (3xx too) is tried again."""
+def _judge(claimed: Claimed, posted: Posted) -> tuple[Outcome, int | None, float]:
+    """What an answer means: 2xx is success, 410 the end, all else (3xx too) is tried again.
+
+    Returns also when to try again, and the seconds that must pass first: by no clock of ours.
+    """
     if posted.status is not None and 200 <= posted.status < 300:
-        return "delivered", None
+        return "delivered", None, 0.0
     if posted.status == GONE:
-        return "gone", None
+        return "gone", None, 0.0
     next_at = claimed.delivery.next_try()
     if next_at is None:
-        return "failed", None
+        return "failed", None, 0.0
     asked = posted.retry_after
     if asked.isdecimal():
         seconds = min(int(asked), MAX_RETRY_AFTER_SECONDS)
-        next_at = max(next_at, round((time.time() + seconds) * 1000))
-    return "retry", max(next_at, round(time.time() * 1000) + 1000)
+        return "retry", next_at, max(seconds, LEAST_WAIT_SECONDS)
+    return "retry", next_at, LEAST_WAIT_SECONDS

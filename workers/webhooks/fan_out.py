@@ -18,6 +18,7 @@ import orjson
 import redis
 
 from tasks.jobs import Job
+from tasks.outbox import WEBHOOK_GROUP
 from tasks.webhooks import Endpoint
 from workers.webhooks.context import WebhookContext, webhook_context
 from workers.webhooks.payloads import (
@@ -30,7 +31,6 @@ from workers.webhooks.payloads import (
 
 logger = logging.getLogger(__name__)
 
-GROUP = "webhooks"
 STREAMS = ("ended", "events")
 ENTRIES_AT_ONCE = 500
 TICK_SECONDS = 5.0  # then the next tick goes on
@@ -59,7 +59,7 @@ def tick() -> None:
     for stream in STREAMS:
         name = f"{current.settings.key_prefix}{stream}"
         with contextlib.suppress(redis.ResponseError):  # the group is there
-            current.redis.xgroup_create(name, GROUP, id="0", mkstream=True)
+            current.redis.xgroup_create(name, WEBHOOK_GROUP, id="0", mkstream=True)
         while time.monotonic() < end and _follow(current, stream, name):
             continue
     woken = current.deliveries.wake()
@@ -77,18 +77,22 @@ def _follow(current: WebhookContext, stream: str, name: str) -> int:
             _job_ended(one_round, event_id, fields)
         else:
             _something_happened(one_round, event_id, entry_id, fields)
-        current.redis.xack(name, GROUP, entry_id)
+        current.redis.xack(name, WEBHOOK_GROUP, entry_id)
     return len(entries)
 
 
 def _read(client: redis.Redis, name: str) -> list[Entry]:
     abandoned = cast(
         "tuple[bytes, list[Entry], list[bytes]]",
-        client.xautoclaim(name, GROUP, "follower", ABANDONED_MS, "0-0", count=ENTRIES_AT_ONCE),
+        client.xautoclaim(
+            name, WEBHOOK_GROUP, "follower", ABANDONED_MS, "0-0", count=ENTRIES_AT_ONCE
+        ),
     )[1]
     if abandoned:
         return [entry for entry in abandoned if entry[1]]
-    reply = cast("Any", client.xreadgroup(GROUP, "follower", {name: ">"}, count=ENTRIES_AT_ONCE))
+    reply = cast(
+        "Any", client.xreadgroup(WEBHOOK_GROUP, "follower", {name: ">"}, count=ENTRIES_AT_ONCE)
+    )
     if not reply:
         return []
     rows = reply.values() if isinstance(reply, dict) else [row[1] for row in reply]
