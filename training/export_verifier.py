@@ -43,7 +43,7 @@ def main() -> None:
     (work / "card.json").write_text(json.dumps(card, indent=1) + "\n")
 
     pairs = development_pairs(600) + read_labelled(arguments.pairs, "calibrate")[:400]
-    expected, got = scores(model, encode(pairs)), _served(OnnxVerifier(work), pairs)
+    expected, got = scores(model, encode(pairs, as_served=True)), _served(OnnxVerifier(work), pairs)
     check = {
         "pairs": len(pairs),
         "mean_difference": round(float(np.abs(expected - got).mean()), 4),
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _served(verifier: OnnxVerifier, pairs: list[Pair]) -> np.ndarray:
-    return np.array([verifier.score(pair.a, pair.b)[0] for pair in pairs])
+    return np.array([verifier.score(pair.a, pair.b) for pair in pairs])
 
 
 if __name__ == "__main__":

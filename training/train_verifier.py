@@ -121,7 +121,7 @@ def main() -> None:
     calibrate = random.Random(5).sample(read_labelled(arguments.pairs, "calibrate"), 3000)
     measured = {}
     for name, pairs in (("development", development_pairs(2000)), ("calibrate", calibrate)):
-        measured[name] = report(pairs, scores(model, encode(pairs)))
+        measured[name] = report(pairs, scores(model, encode(pairs, as_served=True)))
     (arguments.out / f"seed{arguments.seed}.json").write_text(json.dumps(measured, indent=1))
     print(json.dumps(measured, indent=1))
 
