@@ -1,7 +1,7 @@
 """Other ways to ask the same: the syntax changes, the content words stay.
 
-People put one request to a program as a question, an order, a wish or a few keywords, with
-politeness and talk around it. Labelled question pairs hold few of these.
+People put one question as a question, a wish or a few keywords, with politeness and talk around
+it. Labelled question pairs hold few of these.
 """
 
 from __future__ import annotations
@@ -50,19 +50,6 @@ _WHY = (
     "why do \\1", "why is it that \\1", "how come \\1", "what is the reason that \\1",
     "what's the reason why \\1", "for what reason do \\1", "i wonder why \\1", "tell me why \\1",
 )  # fmt: skip
-_ORDER = (
-    "\\1", "please \\1", "can you \\1", "could you \\1", "would you \\1", "i need you to \\1",
-    "i want you to \\1", "i'd like you to \\1", "will you \\1", "can you please \\1",
-    "go ahead and \\1",
-    "would you mind helping: \\1", "you should \\1", "kindly \\1",
-    "i'd appreciate it if you could \\1",
-)  # fmt: skip
-_VERBS = (
-    "add|answer|arrange|book|build|calculate|call|cancel|change|check|compare|compute|convert|create|"
-    "delete|describe|design|draft|explain|find|fix|generate|get|give|implement|list|look up|make|"
-    "name|order|pay|play|proofread|read|recommend|remind|remove|report|rewrite|schedule|send|set|"
-    "show|simplify|solve|sort|suggest|summarize|tell|transfer|translate|turn|update|write"
-)
 _HOW = (
     r"(?:how (?:do|can|could|should|would) (?:i|you|we|one)|how to|"
     r"what(?:'s| is) the (?:best )?way to|what are the (?:best )?ways to)"
@@ -77,10 +64,6 @@ _RULES = tuple(
         (r"(?:where (?:can|do|could|should) (?:i|you|we|one))", _WHERE),
         (r"(?:should i|is it a good idea to)", _SHOULD),
         (r"(?:why do)", _WHY),
-        (
-            rf"(?:please |can you |could you |would you )?(?:please )?(?=(?:{_VERBS})\b)",
-            _ORDER,
-        ),
     )
 )
 _BEFORE = (
