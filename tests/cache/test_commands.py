@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from workers.cache.embedding import MODELS
+
 PAIRS = (
     "a,b,same,source\n"
     "How do I reset my password?,How can I reset my password,1,mine:same\n"
@@ -98,3 +100,20 @@ def test_a_missing_file_is_named():
     ended = run("replay", "no-such-file.csv")
     assert ended.returncode == 2
     assert "no-such-file.csv" in ended.stderr
+
+
+def test_a_split_and_another_verifier_can_be_named(tmp_path: Path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("a,b,same,split\nBuy it,Buy it now,1,train\nBuy it,Sell it,0,validate\n")
+    ended = run("evaluate", str(path), "--json", "--split", "validate",
+                "--verifier", str(MODELS / "verifier"))  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["sources"]["all"]["n_same"] == 0
+
+
+def test_a_folder_without_a_verifier_is_named(tmp_path: Path):
+    path = tmp_path / "pairs.csv"
+    path.write_text(PAIRS)
+    ended = run("evaluate", str(path), "--verifier", str(tmp_path))
+    assert ended.returncode == 2
+    assert "cannot be used" in ended.stderr

@@ -27,7 +27,7 @@ from tasks.fingerprint import tenant_pool
 from tasks.inference import InferenceSubmission
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder, load_embedder
-from workers.cache.measuring import add_policy, measured, policy_of, read_columns
+from workers.cache.measuring import add_policy, measured, policy_of, read_columns, verifier_of
 from workers.cache.scratch_redis import scratch_redis
 from workers.cache.semantic import partition_of
 from workers.cache.statistics import wilson
@@ -55,13 +55,18 @@ class _Outcome:
     similarity: float  # cosine, through the index
 
 
-def read_pairs(path: Path) -> list[PairRow]:
+def read_pairs(path: Path, split: str | None = None) -> list[PairRow]:
     """The rows of a CSV file with the columns a, b, same and source; gzip by its suffix.
 
-    Without the column `source` all rows are of the source `all`. Raises BadTable.
+    Without the column `source` all rows are of the source `all`. With `split` only the rows that
+    have it in their column `split`. Raises BadTable.
     """
-    rows = read_columns(path, ("a", "b", "same"))
-    return [PairRow(r["a"], r["b"], r["same"] == "1", r.get("source") or "all") for r in rows]
+    rows = read_columns(path, ("a", "b", "same") if split is None else ("a", "b", "same", "split"))
+    return [
+        PairRow(row["a"], row["b"], row["same"] == "1", row.get("source") or "all")
+        for row in rows
+        if split is None or row["split"] == split
+    ]
 
 
 def evaluate(
@@ -195,10 +200,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="inferenceflow cache evaluate", description=__doc__)
     parser.add_argument("pairs", type=Path, help="CSV with the columns a, b, same, source")
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--split", help="only rows with this value in their column split")
     add_policy(parser)
     arguments = parser.parse_args()
     found = measured(
-        parser, lambda: evaluate(read_pairs(arguments.pairs), policy=policy_of(arguments))
+        parser,
+        lambda: evaluate(
+            read_pairs(arguments.pairs, arguments.split),
+            policy=policy_of(arguments),
+            verifier=verifier_of(arguments),
+        ),
     )
     sys.stdout.write((orjson.dumps(found).decode() if arguments.json else _table(found)) + "\n")
 

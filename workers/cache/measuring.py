@@ -12,10 +12,16 @@ from typing import Any
 
 from config.embedded_redis import RedisMissing
 from tasks.cache_policy import CachePolicy
+from workers.cache.embedding import ModelFileDamaged
+from workers.cache.verifier import OnnxVerifier
 
 
 class BadTable(Exception):
     """A file is not a CSV table with the columns that are needed."""
+
+
+class BadModel(Exception):
+    """A folder holds no verifier that can be used."""
 
 
 def read_columns(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
@@ -36,7 +42,7 @@ def read_columns(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
 
 
 def add_policy(parser: argparse.ArgumentParser) -> None:
-    """The options that the two bounds are set by; without them the product's defaults hold."""
+    """The options that set bounds and verifier; without them the product's own hold."""
     default = CachePolicy()
     parser.add_argument(
         "--threshold",
@@ -47,6 +53,20 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bar", type=float, default=default.verifier_bar, help="least score, default %(default)s"
     )
+
+    parser.add_argument(
+        "--verifier", type=Path, help="folder of another verifier: model.onnx and card.json"
+    )
+
+
+def verifier_of(arguments: argparse.Namespace) -> OnnxVerifier | None:
+    """The verifier that the options name, None for the product's. Raises BadModel."""
+    if arguments.verifier is None:
+        return None
+    try:
+        return OnnxVerifier(arguments.verifier)
+    except (OSError, ModelFileDamaged) as error:
+        raise BadModel(f"the verifier in {arguments.verifier} cannot be used: {error}") from None
 
 
 def policy_of(arguments: argparse.Namespace) -> CachePolicy:
@@ -60,5 +80,5 @@ def measured(
     """The report of `measure`; what is missing ends the program with one line (exit status 2)."""
     try:
         return measure()
-    except (BadTable, RedisMissing) as error:
+    except (BadTable, BadModel, RedisMissing) as error:
         parser.error(str(error))

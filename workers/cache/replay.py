@@ -23,7 +23,7 @@ from tasks.exact_cache import Answer
 from tasks.fingerprint import normalise, tenant_pool
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder, load_embedder
-from workers.cache.measuring import add_policy, measured, policy_of, read_columns
+from workers.cache.measuring import add_policy, measured, policy_of, read_columns, verifier_of
 from workers.cache.scratch_redis import scratch_redis
 from workers.cache.statistics import wilson
 from workers.cache.verifier import Verifier, load_verifier
@@ -137,7 +137,12 @@ def main() -> None:
     add_policy(parser)
     arguments = parser.parse_args()
     found = measured(
-        parser, lambda: replay(read_stream(arguments.stream), policy=policy_of(arguments))
+        parser,
+        lambda: replay(
+            read_stream(arguments.stream),
+            policy=policy_of(arguments),
+            verifier=verifier_of(arguments),
+        ),
     )
     sys.stdout.write((orjson.dumps(found).decode() if arguments.json else _lines(found)) + "\n")
 
