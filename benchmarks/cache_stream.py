@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from workers.cache.measuring import add_policy, measured, policy_of, verifier_of
 from workers.cache.replay import StreamRow, replay
 
 EXPONENT = 0.8
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--clusters", type=int, default=1_200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path)
+    add_policy(parser)
     arguments = parser.parse_args()
     rows = make_stream(arguments.pairs, arguments.requests, arguments.clusters, arguments.seed)
     if arguments.out:
@@ -99,7 +101,11 @@ def main() -> None:
             writer = csv.writer(stream)
             writer.writerow(["prompt", "answer_id"])
             writer.writerows((row.prompt, row.answer_id) for row in rows)
-    print(json.dumps(replay(rows), indent=1))
+    found = measured(
+        parser,
+        lambda: replay(rows, policy=policy_of(arguments), verifier=verifier_of(arguments)),
+    )
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -209,10 +209,10 @@ class Settings(BaseSettings):
     cache_ttl: int = Field(default=86_400, ge=1, le=31_536_000, description="Seconds.")
     cache_max_bytes: int = Field(default=536_870_912, ge=1_000_000, description="Of answers.")
     similarity_threshold: float = Field(
-        default=0.80, ge=0.5, le=1.0, description="Least cosine of a semantic hit."
+        default=0.82, ge=0.5, le=1.0, description="Least cosine of a semantic hit."
     )
     cache_verifier_bar: float = Field(
-        default=0.7, ge=0.0, le=1.0, description="Least verifier score of a semantic hit."
+        default=0.63, ge=0.0, le=1.0, description="Least verifier score of a semantic hit."
     )
     cache_shadow_rate: float = Field(
         default=0.05, ge=0.0, le=1.0, description="Share of doubtful hits that are checked."

@@ -31,8 +31,8 @@ _PERSON = re.compile(
 class CachePolicy:
     """How one route uses the cache. The defaults are the product's."""
 
-    threshold: float = 0.80  # least cosine similarity of a semantic hit
-    verifier_bar: float = 0.7  # least score of the verifier
+    threshold: float = 0.82  # least cosine similarity of a semantic hit
+    verifier_bar: float = 0.63  # least score of the verifier
     ttl: float = 86_400.0  # seconds that an answer lives
     sliding: bool = False  # whether a hit starts the time anew
     semantic: bool = True

@@ -127,18 +127,30 @@ def load_minilm(directory: Path, *, types_per_segment: int = 1, noise: float = 0
 
 
 class CrossEncoder(nn.Module):
-    """Whether one answer serves both texts: one logit for a pair in one sequence."""
+    """Whether one answer serves both texts: one logit for a pair in one sequence.
+
+    The head sees [CLS], and how the means of the two texts' tokens differ and agree. MiniLM was
+    made to be averaged: its means carry what it knows of likeness from the first step on.
+    """
 
     def __init__(self, bert: Bert) -> None:
         super().__init__()
         self.bert = bert
-        self.dense = nn.Linear(bert.shape.width, bert.shape.width)
+        self.dense = nn.Linear(3 * bert.shape.width, bert.shape.width)
         self.dropout = nn.Dropout(0.1)
         self.score = nn.Linear(bert.shape.width, 1)
 
     def forward(self, ids: Tensor, types: Tensor, mask: Tensor) -> Tensor:
         """(batch, length) integers to (batch,) logits."""
-        first = self.bert(ids, types, mask)[:, 0]
-        hidden = torch.tanh(self.dense(self.dropout(first)))
-        logits: Tensor = self.score(self.dropout(hidden)).squeeze(-1)
+        hidden = self.bert(ids, types, mask)
+        second = types >= self.bert.shape.token_types // 2
+        a, b = _mean(hidden, mask * ~second), _mean(hidden, mask * second)
+        seen = torch.cat([hidden[:, 0], (a - b).abs(), a * b], dim=-1)
+        combined = torch.tanh(self.dense(self.dropout(seen)))
+        logits: Tensor = self.score(self.dropout(combined)).squeeze(-1)
         return logits
+
+
+def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    weights = mask.to(hidden.dtype).unsqueeze(-1)
+    return (hidden * weights).sum(1) / weights.sum(1)

@@ -29,8 +29,8 @@ class Encoded:
     label: float
 
 
-def encode(pairs: list[Pair]) -> list[Encoded]:
-    """Token ids and alignment types of every pair."""
+def encode(pairs: list[Pair], *, as_served: bool = False) -> list[Encoded]:
+    """Token ids and alignment types of every pair; `as_served` in the order the verifier reads."""
     tokenizer = Tokenizer.from_file(str(MINILM / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -39,6 +39,8 @@ def encode(pairs: list[Pair]) -> list[Encoded]:
     encoded = []
     for pair, one, two in zip(pairs, first, second, strict=True):
         a, b = one.ids[:MAX_TOKENS_A_SIDE], two.ids[:MAX_TOKENS_A_SIDE]
+        if as_served:
+            a, b = sorted((a, b))
         types_a, types_b = alignment_types(a, b)
         shifted = [TYPES_PER_SEGMENT + kind for kind in types_b]
         types = [0, *types_a, 0, *shifted, TYPES_PER_SEGMENT]

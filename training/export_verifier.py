@@ -1,7 +1,8 @@
 """Writes the committed verifier: `python -m training.export_verifier PAIRS.csv.gz --seed 1`.
 
 The trained weights become an ONNX graph, are quantised to int8, and are compared with torch on
-1,000 pairs that never trained. Nothing is written into the package when they disagree.
+1,000 pairs that never trained. Nothing is written to `--out`, the package unless told otherwise,
+when they disagree.
 """
 
 from __future__ import annotations
@@ -31,19 +32,20 @@ def main() -> None:
     parser.add_argument("pairs", type=Path)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--weights", type=Path, default=Path("var/verifier"))
+    parser.add_argument("--out", type=Path, default=TARGET)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     model = new_model(arguments.seed)
     model.load_state_dict(torch.load(arguments.weights / f"seed{arguments.seed}.pt"))
     model.eval()
-    work = Path("var/verifier_int8")
+    work = Path(f"var/verifier_int8/seed{arguments.seed}")
     save_int8(verifier_graph(model), work / "model.onnx")
     checksum = hashlib.sha256((work / "model.onnx").read_bytes()).hexdigest()
     card = {"name": "answer-sharing-verifier-int8", "sha256": checksum, "seed": arguments.seed}
     (work / "card.json").write_text(json.dumps(card, indent=1) + "\n")
 
     pairs = development_pairs(600) + read_labelled(arguments.pairs, "calibrate")[:400]
-    expected, got = scores(model, encode(pairs)), _served(OnnxVerifier(work), pairs)
+    expected, got = scores(model, encode(pairs, as_served=True)), _served(OnnxVerifier(work), pairs)
     check = {
         "pairs": len(pairs),
         "mean_difference": round(float(np.abs(expected - got).mean()), 4),
@@ -54,13 +56,13 @@ def main() -> None:
         raise SystemExit("the int8 build does not agree with torch")
     card |= {"check": check, "development": report(pairs, got)["all"]}
     (work / "card.json").write_text(json.dumps(card, indent=1) + "\n")
-    TARGET.mkdir(parents=True, exist_ok=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     for name in ("model.onnx", "card.json"):
-        shutil.copy(work / name, TARGET / name)
+        shutil.copy(work / name, arguments.out / name)
 
 
 def _served(verifier: OnnxVerifier, pairs: list[Pair]) -> np.ndarray:
-    return np.array([verifier.score(pair.a, pair.b)[0] for pair in pairs])
+    return np.array([verifier.score(pair.a, pair.b) for pair in pairs])
 
 
 if __name__ == "__main__":

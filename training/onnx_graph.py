@@ -110,15 +110,28 @@ def embedder_graph(bert: Bert) -> onnx.ModelProto:
     return _model(graph, "embedding", ["batch", bert.shape.width])
 
 
+def _mean(graph: _Graph, hidden: str, weights: str) -> str:
+    """The mean of `hidden` over the tokens that `weights` (batch, length) admits."""
+    axis = graph.constant(np.array([1], np.int64))
+    total = graph.add("MatMul", graph.add("Unsqueeze", weights, axis), hidden)
+    count = graph.add("ReduceSum", weights, axis, keepdims=1)
+    return graph.add("Div", graph.add("Squeeze", total, axis), count)
+
+
 def verifier_graph(model: CrossEncoder) -> onnx.ModelProto:
     """Output `score` (batch,): the probability that one answer serves both texts."""
     graph = _Graph()
     hidden = _hidden_states(graph, model.bert)
-    first = graph.add(
-        "Gather", hidden, graph.constant(np.array(0, np.int64)), axis=1
-    )  # the hidden state of [CLS]
+    first = graph.add("Gather", hidden, graph.constant(np.array(0, np.int64)), axis=1)  # [CLS]
+    boundary = graph.constant(np.array(model.bert.shape.token_types // 2, np.int64))
+    real = graph.add("Cast", "mask", to=TensorProto.FLOAT)
+    second = graph.add("GreaterOrEqual", "types", boundary)
+    in_b = graph.add("Mul", real, graph.add("Cast", second, to=TensorProto.FLOAT))
+    a, b = _mean(graph, hidden, graph.add("Sub", real, in_b)), _mean(graph, hidden, in_b)
+    apart, agree = graph.add("Abs", graph.add("Sub", a, b)), graph.add("Mul", a, b)
+    seen = graph.add("Concat", first, apart, agree, axis=-1)
     dense = graph.linear(
-        first, model.dense.weight.detach().numpy(), model.dense.bias.detach().numpy(), "dense"
+        seen, model.dense.weight.detach().numpy(), model.dense.bias.detach().numpy(), "dense"
     )
     logit = graph.linear(
         graph.add("Tanh", dense),

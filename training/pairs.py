@@ -10,6 +10,9 @@ from pathlib import Path
 
 from training.edits import RIVALS, SYNONYMS, change_answer, disguise, swap_words
 from training.grammar_pairs import Frame, Grammar, Meaning, read_frames
+from training.qualifying import qualify
+from training.rephrasing import rephrase, talk_around
+from training.utterances import INTENTS, UtterancePairs
 
 # Labelled "same" in the source, but the two sides of the comparison are exchanged.
 _MISLABELLED = "checklist:SRL: Order does not matter for comparison"
@@ -42,7 +45,8 @@ class PairMaker:
     def __init__(self, seed: int, *, held_back: bool = False) -> None:
         self.rng = random.Random(seed)
         self.grammar = Grammar(self.rng)
-        every = read_frames("frames_code.txt") + read_frames("frames_life.txt")
+        files = ("frames_code.txt", "frames_life.txt", "frames_scope.txt")
+        every = [frame for name in files for frame in read_frames(name)]
         self.frames = [frame for frame in every if frame.held_back == held_back]
         self.tails = [f for f in read_frames("tails.txt") if f.held_back == held_back]
         self.clauses = read_frames("tails.txt") if not held_back else self.tails
@@ -111,6 +115,30 @@ class PairMaker:
             return None
         return self._finish(changed_a, changed_b, True, f"{source}:turned")
 
+    def qualified_pair(self, a: str, b: str, same: bool, source: str) -> Pair | None:
+        """A paraphrase (a, b) with a qualifier: one in both texts, or in b alone or another one."""
+        first = qualify(a, self.rng)
+        if same:
+            second = None if first is None else qualify(b, self.rng, like=first)
+            if first is None or second is None:
+                return None
+            return self._finish(first.text, second.text, True, f"{source}:qualified")
+        second = qualify(b, self.rng)
+        if second is None:
+            return None
+        if first is not None and first.words != second.words and self.rng.random() < 0.3:
+            a = first.text
+        return self._finish(a, second.text, False, f"{source}:qualified")
+
+    def dressed(self, a: str, b: str, same: bool, source: str) -> Pair | None:
+        """The pair as given, with other manners."""
+        return self._finish(a, b, same, source)
+
+    def rephrased_pair(self, a: str, b: str, source: str) -> Pair | None:
+        """Two forms of sentence for one question."""
+        other = rephrase(b, self.rng)
+        return None if other is None else self._finish(a, other, True, f"{source}:rephrased")
+
     def compound_pair(self, same: bool) -> Pair | None:
         """Two requests in one prompt; a trap changes one of them."""
         pair, rest = self.grammar_pair(same), self.meaning()
@@ -135,12 +163,19 @@ class PairMaker:
 
     def _finish(self, a: str, b: str, same: bool, source: str) -> Pair | None:
         strength = self.rng.choice([0.0, 1.0, 1.0])
-        a, b = disguise(a, self.rng, strength), disguise(b, self.rng, strength)
+        a, b = self._put_otherwise(a, strength), self._put_otherwise(b, strength)
         if " ".join(a.lower().split()) == " ".join(b.lower().split()):
             return None
         if self.rng.random() < 0.5:
             a, b = b, a
         return Pair(a, b, same, source)
+
+    def _put_otherwise(self, text: str, strength: float) -> str:
+        """The same question with other manners, and now and then in another form of sentence."""
+        if self.rng.random() < 0.15 * strength:
+            text = rephrase(text, self.rng) or text
+        text = disguise(text, self.rng, strength)
+        return talk_around(text, self.rng) if self.rng.random() < 0.08 * strength else text
 
 
 def _letters(text: str) -> str:
@@ -164,6 +199,7 @@ def training_pairs(path: Path, seed: int, scale: float = 1.0) -> list[Pair]:
     paraphrases = [pair for pair in qqp if pair.same]
     checklist = [pair for pair in labelled if pair.source.startswith("checklist")]
     maker = PairMaker(seed)
+    utterances = UtterancePairs(path.parent.parent / INTENTS, random.Random(seed))
     bases = [pair.a for pair in qqp]
 
     def base() -> tuple[str, str]:
@@ -196,21 +232,37 @@ def training_pairs(path: Path, seed: int, scale: float = 1.0) -> list[Pair]:
     def grammar(same: bool) -> Pair | None:
         return maker.grammar_pair(same)
 
+    def uttered(same: bool) -> Pair | None:
+        found = utterances.same() if same else utterances.different()
+        return None if found is None else maker.dressed(*found, same, "clinc")
+
+    def qualified(same: bool) -> Pair | None:
+        a, b = base()
+        return maker.qualified_pair(a, b, same, "mixed")
+
+    def rephrased() -> Pair | None:
+        a, b = base()
+        return maker.rephrased_pair(a, b, "mixed")
+
     def times(count: int) -> int:
         return int(count * scale)
 
-    pairs = rng.sample(paraphrases, times(11000)) if scale < 1 else list(paraphrases)
-    pairs += rng.sample([pair for pair in qqp if not pair.same], min(times(11000), 20000))
-    pairs += rng.sample(checklist, times(2000))
-    pairs += _draw(times(26000), lambda: grammar(True))
-    pairs += _draw(times(30000), lambda: grammar(False))
-    pairs += _draw(times(8000), lambda: tailed(True))
-    pairs += _draw(times(8000), lambda: tailed(False))
-    pairs += _draw(times(4000), lambda: edited(True))
-    pairs += _draw(times(7000), lambda: edited(False))
-    pairs += _draw(times(1500), turned)
-    pairs += _draw(times(1500), lambda: maker.compound_pair(True))
-    pairs += _draw(times(2000), lambda: maker.compound_pair(False))
+    def some(pairs: list[Pair], count: int) -> list[Pair]:
+        return rng.sample(pairs, min(times(count), len(pairs)))
+
+    pairs = some(paraphrases, 14000) + some([pair for pair in qqp if not pair.same], 22000)
+    pairs += some(checklist, 2000)
+    pairs += _draw(times(7500), lambda: uttered(True)) + _draw(times(6000), lambda: uttered(False))
+    pairs += _draw(times(12500), lambda: grammar(True))
+    pairs += _draw(times(16000), lambda: grammar(False))
+    pairs += _draw(times(3500), lambda: tailed(True)) + _draw(times(4000), lambda: tailed(False))
+    pairs += _draw(times(2000), lambda: edited(True)) + _draw(times(4500), lambda: edited(False))
+    pairs += _draw(times(2000), lambda: qualified(True))
+    pairs += _draw(times(3000), lambda: qualified(False))
+    pairs += _draw(times(4000), rephrased)
+    pairs += _draw(times(800), turned)
+    pairs += _draw(times(800), lambda: maker.compound_pair(True))
+    pairs += _draw(times(1200), lambda: maker.compound_pair(False))
     rng.shuffle(pairs)
     return [pair for pair in pairs if _worth_learning(pair, rng)]
 

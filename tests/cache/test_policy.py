@@ -17,7 +17,7 @@ def test_a_plain_prompt_uses_every_layer():
     assert (decided.exact, decided.semantic, decided.store, decided.reason) == (
         True, True, True, None,
     )  # fmt: skip
-    assert (decided.threshold, decided.ttl) == (0.80, 86_400.0)
+    assert (decided.threshold, decided.ttl) == (0.82, 86_400.0)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,15 @@
 """How often the cache finds true repeats and how often it falls for traps, on labelled pairs.
 
+`python -m workers.cache.evaluate PAIRS.csv[.gz] [--json]`
+
 Every pair gets a pool of its own; `a` is stored and `b` is looked up, through the cache that
 serves requests. The baselines see the same vectors through the same index.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
+import argparse
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import redis
 
 from tasks.cache_policy import CachePolicy
@@ -25,6 +27,7 @@ from tasks.fingerprint import tenant_pool
 from tasks.inference import InferenceSubmission
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder, load_embedder
+from workers.cache.measuring import add_policy, measured, policy_of, read_columns, verifier_of
 from workers.cache.scratch_redis import scratch_redis
 from workers.cache.semantic import partition_of
 from workers.cache.statistics import wilson
@@ -52,13 +55,17 @@ class _Outcome:
     similarity: float  # cosine, through the index
 
 
-def read_pairs(path: Path) -> list[PairRow]:
-    """The rows of a CSV file with the columns a, b, same, source; gzip by its suffix."""
-    data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+def read_pairs(path: Path, split: str | None = None) -> list[PairRow]:
+    """The rows of a CSV file with the columns a, b, same and source; gzip by its suffix.
+
+    Without the column `source` all rows are of the source `all`. With `split` only the rows that
+    have it in their column `split`. Raises BadTable.
+    """
+    rows = read_columns(path, ("a", "b", "same") if split is None else ("a", "b", "same", "split"))
     return [
         PairRow(row["a"], row["b"], row["same"] == "1", row.get("source") or "all")
-        for row in csv.DictReader(io.StringIO(text, newline=""))
+        for row in rows
+        if split is None or row["split"] == split
     ]
 
 
@@ -163,3 +170,49 @@ def _percentiles(values: list[float]) -> dict[str, float]:
         return {"p50": 0.0, "p95": 0.0}
     p50, p95 = np.percentile(values, [50, 95])
     return {"p50": round(float(p50), 3), "p95": round(float(p95), 3)}
+
+
+def _table(found: dict[str, Any]) -> str:
+    """The report for people: one line a source, then the baselines."""
+    lines = [f"{'source':32} {'same':>6} {'other':>6} {'recall':>18} {'traps served':>20}"]
+    baselines = {name: baseline["sources"] for name, baseline in found["baselines"].items()}
+    for title, sources in {"": found["sources"], **baselines}.items():
+        lines += [title] if title else []
+        for name, rates in sources.items():
+            lines.append(
+                f"{name[:32]:32} {rates['n_same']:6} {rates['n_different']:6} "
+                f"{_share(rates, 'recall'):>18} {_share(rates, 'false_hit_rate'):>20}"
+            )
+    times = found["lookup_ms"]
+    lines.append(f"lookup: p50 {times['p50']:.1f} ms, p95 {times['p95']:.1f} ms")
+    return "\n".join(lines)
+
+
+def _share(rates: dict[str, Any], name: str) -> str:
+    if rates[name] is None:
+        return "-"
+    low, high = rates[f"{name}_interval"]
+    return f"{rates[name]:.3f} [{low:.2f}, {high:.2f}]"
+
+
+def main() -> None:
+    """Measure the pairs of a file and print the report."""
+    parser = argparse.ArgumentParser(prog="inferenceflow cache evaluate", description=__doc__)
+    parser.add_argument("pairs", type=Path, help="CSV with the columns a, b, same, source")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--split", help="only rows with this value in their column split")
+    add_policy(parser)
+    arguments = parser.parse_args()
+    found = measured(
+        parser,
+        lambda: evaluate(
+            read_pairs(arguments.pairs, arguments.split),
+            policy=policy_of(arguments),
+            verifier=verifier_of(arguments),
+        ),
+    )
+    sys.stdout.write((orjson.dumps(found).decode() if arguments.json else _table(found)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,12 @@
-"""What the cache would have done to a stream of requests whose right answers are known."""
+"""What the cache would have done to a stream of requests whose right answers are known.
+
+`python -m workers.cache.replay STREAM.csv[.gz] [--json]`
+"""
 
 from __future__ import annotations
 
-import csv
+import argparse
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import redis
 
 from tasks.cache_policy import CachePolicy
@@ -18,6 +23,7 @@ from tasks.exact_cache import Answer
 from tasks.fingerprint import normalise, tenant_pool
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder, load_embedder
+from workers.cache.measuring import add_policy, measured, policy_of, read_columns, verifier_of
 from workers.cache.scratch_redis import scratch_redis
 from workers.cache.statistics import wilson
 from workers.cache.verifier import Verifier, load_verifier
@@ -34,9 +40,12 @@ class StreamRow:
 
 
 def read_stream(path: Path) -> list[StreamRow]:
-    """The rows of a CSV file with the columns prompt, answer_id."""
-    with path.open(newline="") as stream:
-        return [StreamRow(row["prompt"], row["answer_id"]) for row in csv.DictReader(stream)]
+    """The rows of a CSV file with the columns prompt and answer_id; gzip by its suffix.
+
+    Raises BadTable.
+    """
+    rows = read_columns(path, ("prompt", "answer_id"))
+    return [StreamRow(row["prompt"], row["answer_id"]) for row in rows]
 
 
 def replay(
@@ -90,6 +99,7 @@ def replay(
         "hit_rate": hits / total if total else 0.0,
         "hit_rate_interval": list(wilson(hits, total)),
         "exact_hit_rate": exact_only / total if total else 0.0,
+        "exact_hit_rate_interval": list(wilson(exact_only, total)),
         "wrong_rate": wrong / total if total else 0.0,
         "wrong_rate_interval": list(wilson(wrong, total)),
         "ideal_hit_rate": ideal / total if total else 0.0,
@@ -98,3 +108,44 @@ def replay(
         "vetoes": stats["vetoes"],
         "lookup_ms": {"p50": round(float(p50), 3), "p95": round(float(p95), 3)},
     }
+
+
+def _lines(found: dict[str, Any]) -> str:
+    """The report for people."""
+
+    def share(name: str) -> str:
+        low, high = found[f"{name}_interval"]
+        return f"{found[name]:.2%} [{low:.2%}, {high:.2%}]"
+
+    return (
+        f"{found['requests']} requests\n"
+        f"hits          {share('hit_rate')}\n"
+        f"exact alone   {share('exact_hit_rate')}\n"
+        f"ideal         {found['ideal_hit_rate']:.2%}\n"
+        f"wrong         {share('wrong_rate')}\n"
+        f"cost saved    {found['saved_cost_share']:.2%}\n"
+        f"lookup        p50 {found['lookup_ms']['p50']:.1f} ms, "
+        f"p95 {found['lookup_ms']['p95']:.1f} ms"
+    )
+
+
+def main() -> None:
+    """Replay the stream of a file and print the report."""
+    parser = argparse.ArgumentParser(prog="inferenceflow cache replay", description=__doc__)
+    parser.add_argument("stream", type=Path, help="CSV with the columns prompt, answer_id")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    add_policy(parser)
+    arguments = parser.parse_args()
+    found = measured(
+        parser,
+        lambda: replay(
+            read_stream(arguments.stream),
+            policy=policy_of(arguments),
+            verifier=verifier_of(arguments),
+        ),
+    )
+    sys.stdout.write((orjson.dumps(found).decode() if arguments.json else _lines(found)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,9 @@ Two parts that must both agree: numbers, dates and identifiers are equal (`slots
 cross-encoder that reads both prompts says that one answer serves both. It never turns a distant
 prompt into a hit, and no cosine is so high that it is not asked. Anything that goes wrong is a
 refusal.
+
+The cross-encoder reads a pair once, in an order that does not depend on which of the two was
+stored: reading it both ways costs twice the time and was measured to tell no more traps apart.
 """
 
 from __future__ import annotations
@@ -64,12 +67,12 @@ class OnnxVerifier:
         self._tokenizer.no_padding()
 
     def judge(self, prompt: str, stored: str, bar: float) -> Verdict:
-        """As the protocol says; the lower score of both directions counts."""
+        """As the protocol says."""
         try:
             veto = differ(read_slots(prompt), read_slots(stored))
             if veto is not None:
                 return Verdict(0.0, veto)
-            score = self._least_score(prompt, stored, bar)
+            score = self.score(prompt, stored)
         except TooLong:
             return Verdict(0.0, "too_long")
         except Exception as error:  # noqa: BLE001 - whatever fails, the answer is not served
@@ -79,19 +82,9 @@ class OnnxVerifier:
             return Verdict(0.0, "failed")
         return Verdict(score, None if score >= bar else "low_score")
 
-    def score(self, prompt: str, stored: str) -> tuple[float, float]:
-        """The cross-encoder alone: probability by (prompt, stored) and by (stored, prompt).
-
-        Raises TooLong.
-        """
-        first, second = self._tokens(prompt), self._tokens(stored)
-        return self._read(first, second), self._read(second, first)
-
-    def _least_score(self, prompt: str, stored: str, bar: float) -> float:
-        """The lower score of the two directions; the second is not read once the first refuses."""
-        first, second = self._tokens(prompt), self._tokens(stored)
-        forward = self._read(first, second)
-        return forward if forward < bar else min(forward, self._read(second, first))
+    def score(self, prompt: str, stored: str) -> float:
+        """The cross-encoder alone; the same for either order of the two. Raises TooLong."""
+        return self._read(*sorted((self._tokens(prompt), self._tokens(stored))))
 
     def _tokens(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
