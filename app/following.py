@@ -46,7 +46,7 @@ def follow(
     """
     hub = current.hub
     answered = time.monotonic()
-    with hub.watching(job_id, stream_topic(job_id)) as moved:
+    with hub.watching(tenant, job_id, stream_topic(job_id)) as moved:
         while True:
             moved.clear()
             try:

@@ -80,7 +80,7 @@ def make_services(settings: Settings) -> Services:
             connect(settings.broker_url, timeout=CONTROL_SECONDS + 1, pool_size=8),
             settings.key_prefix,
         ),
-        hub=WaitHub(client, settings.key_prefix),
+        hub=WaitHub(client, settings.key_prefix, most=settings.max_tenant_held),
         streams=JobStreams(client, settings.key_prefix),
         catalogue=load_catalogue(settings.models_file),
         batches=Batches(client, settings.key_prefix),

@@ -198,7 +198,8 @@ def submit_and_wait(
     `patient`: as `WaitHub.wait` says.
     """
     hub, job_id = services.hub, new_job_id()
-    with hub.watching(job_id) as event:
+    hub.check_room(caller.tenant)
+    with hub.watching(caller.tenant, job_id) as event:
         snapshot, created = submit(
             services,
             caller,
@@ -222,7 +223,7 @@ def submit_and_wait(
                 patient=patient,
             ), True
     job_id = snapshot.job.id
-    with hub.watching(job_id) as event:
+    with hub.watching(caller.tenant, job_id) as event:
         return hub.wait(
             services.ledger, job_id, caller.tenant, seconds, event, patient=patient
         ), False

@@ -12,12 +12,13 @@ import math
 import secrets
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import redis
 
+from app.problems import Problem
 from tasks.ledger import Ledger, Snapshot
 
 logger = logging.getLogger(__name__)
@@ -31,22 +32,40 @@ PING_SECONDS = 5.0  # a dead connection is noticed after at most this and the cl
 class WaitHub:
     """Wakes the requests of this process that wait for a job."""
 
-    def __init__(self, client: redis.Redis, prefix: str) -> None:
+    def __init__(self, client: redis.Redis, prefix: str, *, most: int) -> None:
+        """`most`: requests of one tenant that are held at once."""
         self._redis = client
         self.channel = f"{prefix}notify:{secrets.token_hex(8)}"
         self._events: dict[str, set[threading.Event]] = defaultdict(set)
+        self._held: Counter[str] = Counter()  # by tenant
+        self._most = most
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopped_at: float | None = None
 
+    def check_room(self, tenant: str) -> None:
+        """Raises Problem 429 when so many requests of the tenant are held that others would suffer.
+
+        Asked before anything is accepted. Requests that ask at the same moment may all be let in.
+        """
+        if self._held[tenant] >= self._most:
+            raise Problem(
+                429,
+                "too-many-held",
+                f"{self._most} requests of your tenant wait or stream already. Submit without "
+                "waiting and look at the job later, or end some.",
+                headers={"Retry-After": "1"},
+            )
+
     @contextmanager
-    def watching(self, *topics: str) -> Iterator[threading.Event]:
+    def watching(self, tenant: str, *topics: str) -> Iterator[threading.Event]:
         """An event that is set whenever a topic moves, or may have moved unseen.
 
-        A topic is a job's id, or `tasks.streams.stream_topic` of it.
+        A topic is a job's id, or `tasks.streams.stream_topic` of it; the tenant is who waits.
         """
         event = threading.Event()
         with self._lock:
+            self._held[tenant] += 1
             if self._thread is None:
                 self._thread = threading.Thread(target=self._listen, name="wait-hub", daemon=True)
                 self._thread.start()
@@ -56,6 +75,9 @@ class WaitHub:
             yield event
         finally:
             with self._lock:
+                self._held[tenant] -= 1
+                if not self._held[tenant]:
+                    del self._held[tenant]
                 for topic in topics:
                     self._events[topic].discard(event)
                     if not self._events[topic]:

@@ -95,6 +95,11 @@ class Settings(BaseSettings):
     api_threads: int = Field(
         default=1024, ge=8, le=8192, description="Requests an API process holds at once."
     )
+    max_tenant_held: int = Field(
+        default=512,
+        ge=1,
+        description="Requests of one tenant that an API process holds at once: waits and streams.",
+    )
     max_body_bytes: int = Field(default=4_000_000, ge=1_000, le=200_000_000)
     max_wait_seconds: float = Field(default=60, ge=1, le=600, description="Longest `wait`.")
     openai_wait_seconds: float = Field(

@@ -78,7 +78,8 @@ def get_job(path: JobPath, query: WaitQuery) -> Response:
     seconds, preferred = _wait_seconds(current, query.wait)
     tenant = caller().tenant
     if seconds:
-        with current.hub.watching(path.job_id) as event:
+        current.hub.check_room(tenant)
+        with current.hub.watching(tenant, path.job_id) as event:
             snapshot = current.hub.wait(current.ledger, path.job_id, tenant, seconds, event)
     else:
         snapshot = current.ledger.read(path.job_id, tenant)

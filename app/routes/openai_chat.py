@@ -50,6 +50,7 @@ def create_chat_completion(body: ChatCompletionRequest) -> Response:
     current, who = services(), caller()
     submission = body.submission()
     if body.stream:
+        current.hub.check_room(who.tenant)
         snapshot, _ = submit(current, who, submission, body=request.get_data())
         job = snapshot.job
         events = started(current, job.id, who.tenant)

@@ -56,6 +56,8 @@ def create_response(body: ResponseRequest) -> Response:
     submission = body.submission(earlier)
     raw, surface = request.get_data(), body.surface()
     keep = UNSTORED_SECONDS if body.store is False else None
+    if body.stream:
+        current.hub.check_room(who.tenant)
     if body.stream or body.background:
         snapshot, _ = submit(
             current, who, submission, body=raw, surface=surface, retention_seconds=keep
@@ -96,6 +98,7 @@ def get_response(path: ResponsePath, query: ResponseQuery) -> Response:
     job = _find(current, tenant, path.response_id)
     if not query.stream:
         return tell_job(json_answer(response_object(job)), job)
+    current.hub.check_room(tenant)
     after = -1 if query.starting_after is None else query.starting_after
     events = follow(current, job.id, tenant)
     return tell_job(event_stream(_blocks(current, job, events, after)), job)

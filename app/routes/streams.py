@@ -48,6 +48,7 @@ def stream_job(path: JobPath, query: StreamQuery) -> Response:
     after = request.headers.get("Last-Event-ID", "") or query.starting_after or ""
     if after and not EVENT_ID.fullmatch(after):
         raise Problem(400, "bad-event-id", "Give the `id` of an event of this stream, unchanged.")
+    current.hub.check_room(tenant)
     page = current.streams.follow(path.job_id, tenant, after=after)
     if page.streamed and page.state.terminal and not page.events:
         return Response(status=204)  # tells an EventSource to stop reconnecting

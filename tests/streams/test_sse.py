@@ -18,6 +18,7 @@ from tests.api.conftest import Login, client, login, make_settings
 
 __all__ = ["client", "login"]
 
+MESSAGES = [{"role": "user", "content": "hi"}]
 ANSWER = orjson.dumps({"response": "one two", "cache_hit": False})
 Submit = Callable[..., Job]
 
@@ -236,3 +237,23 @@ def test_a_follower_gives_up_when_redis_stays_away(
     with pytest.raises(following.StreamLostError):
         list(events)
     current.hub.stop()
+
+
+def test_one_tenant_cannot_hold_every_thread(redis_url: str, prefix: str, login: Login) -> None:
+    api = create_app(make_settings(redis_url, prefix, max_tenant_held=1))
+    client, hub = api.test_client(), api.extensions["inferenceflow"].hub
+
+    def post(path: str, tenant: str, **fields: object) -> int:
+        body = {"prompt": "hi"} if "inference" in path else {"messages": MESSAGES, "model": "auto"}
+        headers = login(tenant=tenant)
+        return client.post(path, json={**body, **fields}, headers=headers).status_code
+
+    with hub.watching("acme", "another-request"):
+        assert post("/v1/inference?wait=5", "acme") == 429
+        assert post("/v1/chat/completions", "acme") == 429
+        assert post("/v1/chat/completions", "acme", stream=True) == 429
+        assert client.get("/v1/jobs", headers=login()).json["data"] == []  # nothing was accepted
+        assert post("/v1/inference", "acme") == 202
+        assert post("/v1/inference?wait=0.1", "other") == 202
+    assert post("/v1/inference?wait=0.1", "acme") == 202
+    hub.stop()
