@@ -161,7 +161,7 @@ def submit(
     if hit is not None and created:
         services.repeats.uses.add(pool, {}, hit)
         services.metrics.increment_cache_hit()
-        services.metrics.record_job_end("succeeded")
+        services.metrics.record_job_end("succeeded", submission.priority.value)
         services.metrics.record_request_latency(time.perf_counter() - g.began, CACHE)
     return snapshot, created
 

@@ -110,7 +110,7 @@ def _measure(metrics: Metrics, job: Job, outcome: Outcome, seconds: float) -> No
     if isinstance(outcome, Deferred):
         metrics.record_deferral("retry" if outcome.counts else "wait")
         return
-    metrics.record_job_end(outcome.state.value)
+    metrics.record_job_end(outcome.state.value, job.lane.value)
     if outcome.provider:
         before = ((job.started_at or job.created_at) - job.created_at) / 1000
         metrics.record_request_latency(before + seconds, outcome.provider)
