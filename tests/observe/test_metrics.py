@@ -212,6 +212,7 @@ def test_a_part_that_cannot_be_read_is_left_out(make_client: Callable[..., Flask
     assert answer.status_code == 200
     samples = read_samples(answer.text)
     assert value(samples, "inferenceflow_state_readable", part="cache") == 0
+    assert value(samples, "inferenceflow_redis_memory_used_bytes", store="jobs") > 0
     assert value(samples, "inferenceflow_state_readable", part="queues") == 1
 
 
