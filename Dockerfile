@@ -27,7 +27,7 @@ RUN python -m venv /opt/venv
 COPY pyproject.toml constraints.txt ./
 # The dependencies first, with an empty project: this layer changes only with the two files.
 RUN touch README.md LICENSE \
-    && pip install -c constraints.txt '.[flower,s3]'
+    && pip install -c constraints.txt '.[flower,s3,traces]'
 COPY README.md LICENSE ./
 COPY app app
 COPY config config
@@ -45,7 +45,7 @@ ARG TORCH_INDEX_URL=
 RUN grep '^torch==' constraints.txt > torch.txt \
     && pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -r torch.txt
 RUN touch README.md LICENSE \
-    && pip install -c constraints.txt '.[flower,s3,scaler,worker]'
+    && pip install -c constraints.txt '.[flower,s3,scaler,traces,worker]'
 COPY README.md LICENSE ./
 COPY app app
 COPY config config

@@ -45,6 +45,7 @@ from app.routes.streams import streams_api
 from app.routes.usage import usage_api
 from app.routes.webhooks import webhooks_api
 from app.services import make_services
+from app.tracing import init_tracing
 from config.logs import log_context
 from config.settings import Settings
 
@@ -121,6 +122,7 @@ def create_app(settings: Settings) -> API:
 
     init_observing(app, current)
     app.before_request(_begin)
+    init_tracing(app, current)
     init_identity(app, settings)
     app.before_request(_authenticate)
     app.after_request(_finish)

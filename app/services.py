@@ -29,6 +29,7 @@ from tasks.recent import Recent
 from tasks.redis_client import connect
 from tasks.replication import Replication
 from tasks.streams import JobStreams
+from tasks.tracing import Tracing, open_tracing
 from tasks.webhooks import Webhooks
 
 CONTROL_SECONDS = 8.0  # that a worker has for an answer
@@ -58,6 +59,7 @@ class Services:
     repeats: Repeats
     registry: CollectorRegistry
     metrics: Metrics
+    tracing: Tracing
 
 
 def make_services(settings: Settings) -> Services:
@@ -100,6 +102,7 @@ def make_services(settings: Settings) -> Services:
             registry=None if "PROMETHEUS_MULTIPROC_DIR" in os.environ else registry,
             tenants=settings.metrics_tenants,
         ),
+        tracing=open_tracing(settings, "inferenceflow-api"),
     )
 
 

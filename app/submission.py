@@ -121,7 +121,9 @@ def submit(
     pool, text = tenant_pool(caller.tenant), last_user_text(submission)
     name = fingerprint(scope_of(submission, pool=pool), text)
     looked = time.monotonic()
-    hit = services.repeats.find(submission, text, name, pool)
+    with services.tracing.span("cache lookup") as span:
+        hit = services.repeats.find(submission, text, name, pool)
+        span.add({"inferenceflow.cache.layer": hit.layer if hit else "none"})
     answer, cache_ms = None, 0
     if hit is not None:
         seconds = time.monotonic() - looked
@@ -145,7 +147,7 @@ def submit(
         max_attempts=settings.max_attempts,
         estimated_tokens=prompt_chars // CHARS_PER_TOKEN
         + (submission.max_tokens or DEFAULT_OUTPUT_TOKENS),
-        traceparent=request.headers.get("traceparent"),
+        traceparent=g.get("traceparent"),
         idempotency=idempotency(caller, body),
         surface=surface,
         webhook_url=submission.webhook_url,
@@ -159,7 +161,7 @@ def submit(
     if hit is not None and created:
         services.repeats.uses.add(pool, {}, hit)
         services.metrics.increment_cache_hit()
-        services.metrics.record_job_end("succeeded")
+        services.metrics.record_job_end("succeeded", submission.priority.value)
         services.metrics.record_request_latency(time.perf_counter() - g.began, CACHE)
     return snapshot, created
 

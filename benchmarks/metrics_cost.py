@@ -36,7 +36,7 @@ def main() -> None:
             metrics.record_cache_event("miss")
             metrics.record_attempt(attempt)
             metrics.record_completion("acme", "openai", "m", usage, 0.001, None)
-            metrics.record_job_end("succeeded")
+            metrics.record_job_end("succeeded", "normal")
             metrics.record_request_latency(0.4 + number % 5, "openai")
         best = min(best, time.thread_time() - began)
     print(f"{best / JOBS * 1e6:.1f} us a job")

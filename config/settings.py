@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import quote
@@ -37,6 +38,11 @@ def _long_enough(value: SecretStr) -> SecretStr:
     if len(value.get_secret_value().encode()) < MIN_SECRET_BYTES:
         raise ValueError(f"must be at least {MIN_SECRET_BYTES} bytes long")
     return value
+
+
+def _can_trace() -> bool:
+    # Other packages may bring a part of OpenTelemetry; the exporter comes with ours alone.
+    return bool(find_spec("opentelemetry") and find_spec("opentelemetry.exporter"))
 
 
 def _comma_separated(value: object) -> object:
@@ -300,6 +306,14 @@ class Settings(BaseSettings):
     # --- Elsewhere -------------------------------------------------------------------------
     database_url: str = "sqlite:///var/inferenceflow.db"
     grafana_url: AnyHttpUrl | None = None
+    tracing: bool = Field(
+        default=False,
+        description="Send traces by OTLP over HTTP; OTEL_EXPORTER_OTLP_ENDPOINT and its like say "
+        "where to. Needs inferenceflow[traces].",
+    )
+    tracing_forward: bool = Field(
+        default=False, description="Send the trace's `traceparent` along to providers."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="auto: console on a terminal, JSON elsewhere."
@@ -320,6 +334,12 @@ class Settings(BaseSettings):
             raise ValueError("SCALER_MIN_REPLICAS must not be above SCALER_MAX_REPLICAS")
         if not least["high"] or not least["normal"]:
             raise ValueError("SCALER_MIN_REPLICAS: only low may go to 0")
+        return self
+
+    @model_validator(mode="after")
+    def _traces_can_be_made(self) -> Self:
+        if self.tracing and not _can_trace():
+            raise ValueError("TRACING is on: install what it needs, inferenceflow[traces]")
         return self
 
     @property

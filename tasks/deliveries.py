@@ -53,11 +53,12 @@ class Delivery:
     created_at: int
     due_at: int | None
     once: bool  # a test: not tried again
+    traceparent: str | None = None  # W3C trace context of the job that it tells of
 
     @classmethod
     def from_record(cls, record: Mapping[bytes, bytes]) -> Self:
         """Build from a Redis hash."""
-        due = record.get(b"due_at")
+        due, trace = record.get(b"due_at"), record.get(b"traceparent")
         return cls(
             id=record[b"id"].decode(),
             endpoint=record[b"endpoint"].decode(),
@@ -71,6 +72,7 @@ class Delivery:
             created_at=int(record[b"created_at"]),
             due_at=int(due) if due else None,
             once=record.get(b"once") == b"1",
+            traceparent=trace.decode() if trace else None,
         )
 
     def next_try(self) -> int | None:
@@ -124,12 +126,13 @@ class Deliveries:
         event_type: str,
         payload: bytes,
         once: bool = False,
+        traceparent: str | None = None,
     ) -> str:
         """Note a message to be delivered at once; repeated, it changes nothing. Returns its id."""
         message_id = delivery_id(event_id, endpoint)
         self._call(
             self._add, message_id, endpoint, tenant, event_type, payload, KEEP_SECONDS * 1000,
-            self._message, KEPT_PER_ENDPOINT, "1" if once else "",
+            self._message, KEPT_PER_ENDPOINT, "1" if once else "", traceparent or "",
         )  # fmt: skip
         return message_id
 

@@ -141,9 +141,10 @@ class Metrics:
         self._wait(priority).observe(seconds)
         self._recent.latency(f"wait:{priority}", seconds)
 
-    def record_job_end(self, state: str) -> None:
+    def record_job_end(self, state: str, priority: str) -> None:
         """A job ended here."""
         self._recent.count(f"ended:{state}")
+        self._recent.count(f"lane:{priority}")
 
     def record_deferral(self, why: str) -> None:
         """A job was put off: `retry` (it used up an attempt) or `wait`."""

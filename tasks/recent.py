@@ -178,6 +178,11 @@ def _summary(window: Window) -> dict[str, Any]:
     return {
         "ended": ended,
         "throughput_per_second": round(sum(ended.values()) / window.seconds, 4),
+        "throughput_per_second_by_priority": {
+            kind.removeprefix("lane:"): round(n / window.seconds, 4)
+            for kind, n in sorted(counts.items())
+            if kind.startswith("lane:")
+        },
         "latency_seconds": window.percentiles("latency"),
         "latency_seconds_by_provider": {
             name: window.percentiles(f"latency:{name}") for name in window.kinds("latency:")

@@ -171,10 +171,17 @@ class StateCollector(Collector):
 
 
 def _memory(stores: dict[str, redis.Redis]) -> list[Metric]:
+    """Of the stores that answer. Raises redis.RedisError when none does."""
     used = _gauge("redis_memory_used_bytes", "Memory that Redis uses.", "store")
     limit = _gauge("redis_memory_limit_bytes", "Its maxmemory; 0: none.", "store")
     for store, client in stores.items():
-        memory = client.info("memory")
+        try:
+            memory = client.info("memory")
+        except redis.RedisError:
+            # The cache may be away; how full the ledger is must be seen all the same.
+            if store == list(stores)[-1] and not used.samples:
+                raise
+            continue
         used.add_metric([store], float(memory["used_memory"]))
         limit.add_metric([store], float(memory.get("maxmemory", 0)))
     return [used, limit]

@@ -27,6 +27,7 @@ from tasks.presence import presence_channels
 from tasks.recent import Recent
 from tasks.redis_client import connect
 from tasks.streams import JobStreams
+from tasks.tracing import Tracing, open_tracing
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import load_embedder
 from workers.cache.shadow import ShadowJudge, ShadowPolicy
@@ -63,6 +64,7 @@ class WorkerContext:
     router: Router
     registry: CollectorRegistry
     metrics: Metrics
+    tracing: Tracing
     batches: Batches
     files: FileStore
     accounts: Accounts
@@ -107,6 +109,7 @@ def context() -> WorkerContext:
     metrics = Metrics(
         Recent(client, current.key_prefix), registry=registry, tenants=current.metrics_tenants
     )
+    tracing = open_tracing(current, "inferenceflow-worker")
     cache_client = connect(current.cache_url, timeout=CACHE_TIMEOUT_SECONDS)
     cache_prefix = f"{current.key_prefix}cache"
     answers = SemanticCache(
@@ -130,7 +133,7 @@ def context() -> WorkerContext:
     )
     router = Router(
         catalogue,
-        build_providers(catalogue, credentials(current, catalogue)),
+        build_providers(catalogue, credentials(current, catalogue), tracing),
         SharedState(
             client,
             prefix=f"{current.key_prefix}router:",
@@ -156,4 +159,5 @@ def context() -> WorkerContext:
         accounts=Accounts(client, current.key_prefix, Database(current.database_url)),
         registry=registry,
         metrics=metrics,
+        tracing=tracing,
     )

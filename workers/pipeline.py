@@ -17,6 +17,7 @@ from tasks.fingerprint import tenant_pool
 from tasks.inference import Attempt, InferenceRequest, InferenceResponse, Usage
 from tasks.jobs import Job, JobState
 from tasks.metrics import CACHE
+from tasks.tracing import Attributes
 from workers.cache.cache import Found
 from workers.cache.hit import Lookup
 from workers.context import WorkerContext
@@ -68,7 +69,9 @@ def run_job(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
     request = job.parsed_request()
     stream = current.streams.open(job, lease) if request.stream else None
     lookup = current.cache.read(request, pool=tenant_pool(job.tenant))
-    found = current.cache.search([lookup])[0]
+    with current.tracing.span("cache lookup") as span:
+        found = current.cache.search([lookup])[0]
+        span.add(_looked(found.hit))
     hit, cache_ms = found.hit, _milliseconds(started)
     if hit is not None:
         current.shadow.consider(hit, lookup, request)
@@ -263,6 +266,15 @@ def _from_flight(
             "metadata": request.metadata,
         }
     )
+
+
+def _looked(hit: CacheHit | None) -> Attributes:
+    if hit is None:
+        return {"inferenceflow.cache.layer": "none"}
+    return {
+        "inferenceflow.cache.layer": hit.layer,
+        "inferenceflow.cache.similarity": hit.similarity,
+    }
 
 
 def _answer(completion: Completion, seconds: float) -> Answer:

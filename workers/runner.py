@@ -14,7 +14,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 
+import orjson
 import redis
 import tenacity
 from celery import current_app
@@ -25,6 +27,7 @@ from config.logs import log_context
 from tasks.inference import Priority
 from tasks.jobs import Job
 from tasks.metrics import Metrics
+from tasks.tracing import Span, parent_headers
 from workers.context import WorkerContext, context
 from workers.lease import Lease
 from workers.pipeline import Deferred, Ended, Outcome, internal_error, run_job
@@ -70,10 +73,14 @@ def _run_one(current: WorkerContext, job: Job) -> None:
     if job.fence == 1:
         current.metrics.record_queue_wait(job.lane.value, job.queued_ms / 1000)
     with (
-        log_context(job_id=job.id, tenant=job.tenant, request_id=job.request_id),
+        _traced(current, job) as span,
+        log_context(
+            job_id=job.id, tenant=job.tenant, request_id=job.request_id, **span.log_fields()
+        ),
         current.leases.holding(job) as lease,
     ):
         outcome = _run(current, job, lease)
+        _describe(span, outcome)
         current.streams.close(job, outcome.result if isinstance(outcome, Ended) else None)
         if _conclude(current, job, outcome):
             _measure(current.metrics, job, outcome, time.monotonic() - started)
@@ -83,6 +90,44 @@ def _run_one(current: WorkerContext, job: Job) -> None:
                 "result refused: the lease was lost",
                 extra={"action": "stale_result", "fence": job.fence},
             )
+
+
+def _traced(current: WorkerContext, job: Job) -> AbstractContextManager[Span]:
+    """The run as a step of the trace that the job's submission began.
+
+    The first run also tells of the wait before it. A job without a trace (a line of a batch) gets
+    one of its own.
+    """
+    parent = job.traceparent
+    about = {
+        "inferenceflow.job.id": job.id,
+        "inferenceflow.tenant": job.tenant,
+        "inferenceflow.priority": job.lane.value,
+    }
+    if job.attempt == 1:
+        waited = current.tracing.past(
+            "queue wait",
+            job.created_at,
+            job.started_at or job.created_at,
+            about,
+            parent=parent_headers(parent),
+        )
+        parent = parent or waited.traceparent
+    return current.tracing.span(
+        f"run {job.lane.value}",
+        "consumer",
+        {**about, "inferenceflow.job.attempt": job.attempt},
+        parent=parent_headers(parent),
+    )
+
+
+def _describe(span: Span, outcome: Outcome) -> None:
+    if isinstance(outcome, Deferred):
+        span.add({"inferenceflow.job.state": "deferred"})
+        return
+    span.add({"inferenceflow.job.state": outcome.state.value})
+    if outcome.error is not None:
+        span.fail(str(orjson.loads(outcome.error)["type"]))
 
 
 def _run(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
@@ -98,7 +143,7 @@ def _measure(metrics: Metrics, job: Job, outcome: Outcome, seconds: float) -> No
     if isinstance(outcome, Deferred):
         metrics.record_deferral("retry" if outcome.counts else "wait")
         return
-    metrics.record_job_end(outcome.state.value)
+    metrics.record_job_end(outcome.state.value, job.lane.value)
     if outcome.provider:
         before = ((job.started_at or job.created_at) - job.created_at) / 1000
         metrics.record_request_latency(before + seconds, outcome.provider)

@@ -73,15 +73,23 @@ def running_stack(
 
 @click.command()
 @stack_options
+@click.option(
+    "--exporter/--no-exporter",
+    default=True,
+    show_default=True,
+    help="Serve Celery's metrics; installs celery-exporter on first use.",
+)
+@click.option("--exporter-port", default=9808, show_default=True)
 def up(**options: Any) -> None:
-    """Start everything on this machine: Redis, a model, API, workers, beat, Flower."""
+    """Start everything on this machine: Redis, a model, API, workers, beat, Flower, exporter."""
     console = Console()
     with running_stack(StackOptions(**options), console) as (stack, token):
         console.print(
             f"\n[bold green]Ready.[/]  API {stack.url}   docs {stack.url}/docs   "
             f"console {stack.url}/console\n"
             f"Flower http://127.0.0.1:{stack.options.flower_port}   "
-            f"user admin, password {stack.flower_password}\n\n"
+            f"user admin, password {stack.flower_password}\n"
+            f"metrics {stack.url}/v1/metrics and monitoring/prometheus/local.yml\n\n"
             f"token ({TOKEN_DAYS} days): {token}\n\n"
             f"curl -s '{stack.url}/v1/inference?wait=30' \\\n"
             f"  -H 'Authorization: Bearer {token}' \\\n"

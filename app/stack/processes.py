@@ -89,4 +89,4 @@ def beat_command() -> list[str]:
 
 def flower_command(port: int) -> list[str]:
     """Flower."""
-    return [*CELERY, "-A", "workers.main", "flower", "--address=127.0.0.1", f"--port={port}"]
+    return [*CELERY, "-A", "app.flower", "flower", "--address=127.0.0.1", f"--port={port}"]

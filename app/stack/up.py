@@ -13,9 +13,11 @@ from pathlib import Path
 import redis
 import requests
 from rich.console import Console
+from rich.markup import escape
 
 from app.stack import embedded
 from app.stack.embedded import StackError
+from app.stack.exporter import exporter_command, exporter_env, exporter_python
 from app.stack.processes import (
     api_command,
     beat_command,
@@ -45,8 +47,10 @@ class StackOptions:
     redis_port: int = 6399
     model_port: int = 8089
     flower_port: int = 5555
+    exporter_port: int = 9808
     workers: int = 1
     local_model: bool = True
+    exporter: bool = False
     quiet: bool = False
 
 
@@ -61,6 +65,7 @@ class Stack:
     def __init__(self, options: StackOptions, console: Console) -> None:
         self.options = options
         self.url = f"http://127.0.0.1:{options.port}"
+        self._console = console
         self._supervisor = Supervisor(console, quiet=options.quiet)
         self._beats = options.data / "beats"
         self._metrics_ports = 0  # given to workers so far
@@ -95,6 +100,8 @@ class Stack:
         options = self.options
         embedded.require_port(options.port, "the API", "--port")
         embedded.require_port(options.flower_port, "Flower", "--flower-port")
+        if options.exporter:
+            embedded.require_port(options.exporter_port, "celery-exporter", "--exporter-port")
         start = self._supervisor.start
         if self._own_redis:
             embedded.require_port(options.redis_port, "Redis", "--redis-port")
@@ -134,6 +141,27 @@ class Stack:
                 flower_command(options.flower_port),
                 lambda: _answers(f"http://127.0.0.1:{options.flower_port}/healthcheck"),
                 {"FLOWER_BASIC_AUTH": f"admin:{self.flower_password}"},
+            )
+        )
+        if options.exporter:
+            self._start_exporter()
+
+    def _start_exporter(self) -> None:
+        """Start celery-exporter, or say why there is none: everything else goes on without it."""
+        port = self.options.exporter_port
+        try:
+            env = exporter_env(self.settings, port)
+            python = exporter_python(self.options.data / "celery-exporter")
+        except StackError as error:
+            self._console.print(f"[bold yellow]{escape(str(error))}; going on without it[/]")
+            return
+        self._supervisor.start(
+            Child(
+                "exporter",
+                exporter_command(python),
+                lambda: _answers(f"http://127.0.0.1:{port}/health"),
+                env,
+                restart=True,
             )
         )
 

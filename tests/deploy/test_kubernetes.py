@@ -246,6 +246,49 @@ def test_the_network_is_closed_by_default(overlay: str) -> None:
     assert {"10.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"} <= set(private)
 
 
+def chosen_by(selector: Manifest, labels: dict[str, str]) -> bool:
+    """Whether a label selector takes a pod with these labels."""
+    assert all(rule["operator"] == "In" for rule in selector.get("matchExpressions", ()))
+    return selector.get("matchLabels", {}).items() <= labels.items() and all(
+        labels.get(rule["key"]) in rule["values"] for rule in selector.get("matchExpressions", ())
+    )
+
+
+def test_every_port_with_metrics_may_be_scraped(overlay: str) -> None:
+    policies = [policy["spec"] for policy in of_kind(overlay, "NetworkPolicy").values()]
+    scraped = set()
+    for name, template in workloads(overlay):
+        ports = {port["name"] for port in container(template).get("ports", ())}
+        wanted = "http" if name == "api" else "metrics"
+        if wanted in ports and name != "flower":
+            scraped.add(name)
+            admitted = {
+                port["port"]
+                for policy in policies
+                if chosen_by(policy["podSelector"], template["metadata"]["labels"])
+                for rule in policy.get("ingress", ())
+                for port in rule["ports"]
+            }
+            assert wanted in admitted, name
+    assert scraped >= {
+        "api", "celery-exporter", "system", "webhooks",
+        "worker-high", "worker-low", "worker-normal",
+    }  # fmt: skip
+
+
+def test_every_pod_with_metrics_is_scraped() -> None:
+    selectors = [
+        m["spec"]["selector"]
+        for m in manifests("production")
+        if m["kind"] in ("ServiceMonitor", "PodMonitor")
+    ]
+    for name, template in workloads("production"):
+        ports = {port["name"] for port in container(template).get("ports", ())}
+        if name == "api" or "metrics" in ports:
+            labels = template["metadata"]["labels"]
+            assert any(chosen_by(selector, labels) for selector in selectors), name
+
+
 def test_celery_exporter_reads_our_key_prefix(overlay: str) -> None:
     deployment = of_kind(overlay, "Deployment")["celery-exporter"]
     values = {v["name"]: v.get("value") for v in container(deployment["spec"]["template"])["env"]}

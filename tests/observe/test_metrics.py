@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import subprocess
 import time
 from collections.abc import Callable
@@ -65,6 +66,27 @@ def test_percentiles_over_two_processes(observed: Observed, redis_client, observ
         assert window["latency_seconds"][name] == pytest.approx(exact, rel=0.03)
         by_provider = window["latency_seconds_by_provider"]
         assert by_provider["local"][name] == pytest.approx(exact / 10, rel=0.03)
+
+
+def test_each_window_has_what_is_no_older(observed: Observed) -> None:
+    """1 to 100 seconds a minute ago, 101 to 200 half an hour ago, 201 to 300 five hours ago."""
+    now, recent = time.time(), observed.recent
+    for group, minutes in enumerate((1, 30, 300)):
+        for number in range(1, 101):
+            recent._noted.append((now - 60 * minutes, "latency", float(100 * group + number)))
+            recent._noted.append((now - 60 * minutes, f"lane:{('high', 'low')[number % 2]}", None))
+            recent._noted.append((now - 60 * minutes, "ended:succeeded", None))
+    recent.flush()
+    windows = observed.metrics.get_performance_summary()["windows"]
+    for name, count, seconds in (("5m", 100, 300), ("1h", 200, 3_600), ("24h", 300, 86_400)):
+        window = windows[name]
+        assert window["latency_seconds"].pop("count") == count
+        for percentile, share in (("p50", 0.50), ("p95", 0.95), ("p99", 0.99)):
+            exact = math.ceil(share * count)  # the values are 1, 2, 3 ...
+            assert window["latency_seconds"][percentile] == pytest.approx(exact, rel=0.025)
+        each = round(count / 2 / seconds, 4)
+        assert window["throughput_per_second"] == round(count / seconds, 4)
+        assert window["throughput_per_second_by_priority"] == {"high": each, "low": each}
 
 
 def test_the_day_forgets_what_is_older(observed: Observed, redis_client, observe_prefix) -> None:
@@ -196,6 +218,7 @@ def test_a_part_that_cannot_be_read_is_left_out(make_client: Callable[..., Flask
     assert answer.status_code == 200
     samples = read_samples(answer.text)
     assert value(samples, "inferenceflow_state_readable", part="cache") == 0
+    assert value(samples, "inferenceflow_redis_memory_used_bytes", store="jobs") > 0
     assert value(samples, "inferenceflow_state_readable", part="queues") == 1
 
 

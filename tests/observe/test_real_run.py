@@ -5,8 +5,8 @@ records.
 from __future__ import annotations
 
 import json
+import math
 import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import requests
-import yaml
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -23,6 +22,7 @@ from app.stack.embedded import free_port
 from tasks.inference import Priority
 from tasks.scaler_state import read_scaler
 from tests.observe.conftest import read_samples
+from tests.observe.prometheus import RULES, Prometheus
 from tests.stack import ROOT, RealStack, eventually, real_stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("observe")]
@@ -31,6 +31,7 @@ FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+PHONE = {"width": 360, "height": 1500, "deviceScaleFactor": 2, "mobile": True}
 # Panels of what a good run does not have.
 MAY_BE_EMPTY = {"Runs put off", "Errors", "Answers shared in flight"}
 
@@ -133,68 +134,60 @@ def test_the_numbers_are_those_of_the_job_records(run: tuple[RealStack, list[dic
     )
 
 
-def test_every_panel_shows_data(
-    run: tuple[RealStack, list[dict]], tmp_path: Path, promtool: str
-) -> None:
-    stack, _ = run
-    port = free_port()
-    targets = {"api": stack.api_port, "worker": stack.metrics_port}  # type: ignore[attr-defined]
-    config = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(ROOT / "monitoring/prometheus/rules/*.yml")],
-        "scrape_configs": [
-            {
-                "job_name": name,
-                "metrics_path": "/v1/metrics" if name == "api" else "/metrics",
-                "static_configs": [{"targets": [f"127.0.0.1:{target}"]}],
-            }
-            for name, target in targets.items()
-        ],
-    }
-    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
-    binary = shutil.which("prometheus")
-    assert binary is not None
-    with (tmp_path / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [
-                binary, f"--config.file={tmp_path}/prometheus.yml",
-                f"--storage.tsdb.path={tmp_path}/data", f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            stdout=log,
-            stderr=subprocess.STDOUT,
+def test_the_summary_is_that_of_the_job_records(run: tuple[RealStack, list[dict]]) -> None:
+    stack, jobs = run
+
+    def windows() -> dict:
+        return dict(stack.session().get(f"{stack.url}/v1/stats", timeout=10).json()["windows"])
+
+    eventually(
+        lambda: windows()["5m"]["ended"] == {"succeeded": 40}, seconds=15, what="40 jobs counted"
+    )
+    lanes = Counter(job["priority"] for job in jobs)
+    queued = Counter(job["priority"] for job in jobs if job["started_at"])
+    took = sorted(job["timing"]["total_ms"] / 1000 for job in jobs)
+    hits = Counter(job["result"]["cache"]["layer"] for job in jobs if job["result"]["cache_hit"])
+    for name, seconds in (("5m", 300), ("1h", 3_600), ("24h", 86_400)):
+        window = windows()[name]
+        assert window["ended"] == {"succeeded": 40}
+        assert window["throughput_per_second"] == round(40 / seconds, 4)
+        assert window["throughput_per_second_by_priority"] == {
+            lane: round(count / seconds, 4) for lane, count in lanes.items()
+        }
+        assert window["latency_seconds"]["count"] == 40
+        for percentile, share in (("p50", 0.50), ("p95", 0.95), ("p99", 0.99)):
+            # A record ends when it is written; the latency when its writer is told so.
+            exact = took[math.ceil(share * 40) - 1]
+            assert window["latency_seconds"][percentile] == pytest.approx(exact, rel=0.05, abs=0.1)
+        assert {
+            lane: wait["count"] for lane, wait in window["queue_wait_seconds"].items()
+        } == queued
+        assert (window["cache"]["exact"], window["cache"]["semantic"]) == (
+            hits["exact"], hits["semantic"],
         )  # fmt: skip
-    session = requests.Session()
-    session.trust_env = False
+        assert window["provider_errors"] == {}
 
-    def rows(expr: str) -> list[dict]:
-        expr = expr.replace("$__rate_interval", "1m")
-        try:
-            answer = session.get(
-                f"http://127.0.0.1:{port}/api/v1/query", params={"query": expr}, timeout=5
-            )
-        except requests.ConnectionError:
-            return []
-        if answer.status_code == 503:
-            return []
-        assert answer.status_code == 200, (expr, answer.text)
-        return list(answer.json()["data"]["result"])
 
-    try:
-        wanted = [
-            (panel["title"], target["expr"])
-            for path in (ROOT / "monitoring/grafana/dashboards").glob("*.json")
-            for panel in json.loads(path.read_text())["panels"]
-            for target in panel["targets"]
-        ]
+def test_every_panel_shows_data(run: tuple[RealStack, list[dict]], tmp_path: Path) -> None:
+    stack, _ = run
+    targets = {
+        "api": (stack.api_port, "/v1/metrics"),
+        "worker": (stack.metrics_port, "/metrics"),  # type: ignore[attr-defined]
+    }
+    wanted = [
+        (panel["title"], target["expr"].replace("$__rate_interval", "1m"))
+        for path in (ROOT / "monitoring/grafana/dashboards").glob("*.json")
+        for panel in json.loads(path.read_text())["panels"]
+        for target in panel["targets"]
+    ]
+    with Prometheus(tmp_path, targets, sorted(RULES.glob("*.yml"))) as prometheus:
+        rows = prometheus.rows
         eventually(lambda: bool(rows('up{job="worker"} == 1')), seconds=60, what="a scrape")
         for title, expr in wanted:
             if title in MAY_BE_EMPTY:
                 rows(expr)  # at least it is understood
                 continue
             eventually(lambda expr=expr: bool(rows(expr)), seconds=60, what=f"{title}: {expr}")  # type: ignore[misc]
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @pytest.fixture
@@ -241,9 +234,13 @@ def test_the_console(run: tuple[RealStack, list[dict]], browser: webdriver.Chrom
     images = ROOT / "docs" / "images"
     images.mkdir(exist_ok=True)
     browser.save_screenshot(str(images / "console.png"))
-    browser.set_window_size(420, 900)
-    width = browser.execute_script("return document.documentElement.scrollWidth - innerWidth")
-    assert width <= 0  # nothing sticks out on a phone
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+    too_wide = browser.execute_script(
+        "return [document.documentElement, "
+        "...document.querySelectorAll('section > div:not(#scaler)')]"
+        ".filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.id)"
+    )
+    assert too_wide == []  # what is cut off might be the column with the failures
     browser.save_screenshot(str(images / "console-phone.png"))
     browser.find_element(By.ID, "sign-out").click()
     assert not browser.find_elements(By.CSS_SELECTOR, "#jobs > *")

@@ -11,6 +11,7 @@ import orjson
 from config.catalogue import ModelSpec, ProviderSpec
 from tasks.cost import cost
 from tasks.inference import GenerationParams, Message, Usage
+from tasks.tracing import NO_TRACING, Tracing
 from workers.providers.base import CallLimits, Completion, ProviderStatus
 from workers.providers.dialect import Answer, Call, Dialect
 from workers.providers.errors import (
@@ -21,6 +22,7 @@ from workers.providers.errors import (
     ProviderUnreachable,
 )
 from workers.providers.failures import error_from
+from workers.providers.genai import answered, asked
 from workers.providers.retry_after import Headroom, headroom
 from workers.providers.sse import event_data
 from workers.providers.tokens import estimate_tokens
@@ -43,6 +45,7 @@ class HttpProvider:
         base_url: str,
         api_key: str | None,
         models: Mapping[str, ModelSpec],
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         """`models` maps the provider's own model names to what the catalogue says of them."""
         self.name = name
@@ -52,6 +55,7 @@ class HttpProvider:
         self._base_url = base_url.rstrip("/")
         self._api_key = api_key
         self._models = models
+        self._tracing = tracing
         self._headroom: dict[str, Headroom] = {}
 
     def __repr__(self) -> str:
@@ -67,11 +71,19 @@ class HttpProvider:
         on_delta: Callable[[str], None] | None = None,
     ) -> Completion:
         """See `Provider.generate`. `model` is the provider's own name of the model."""
-        try:
-            return self._generate(prompt, model, params, limits, on_delta)
-        except ProviderError as error:
-            error.provider, error.model = self.name, model
-            raise
+        with self._tracing.span(
+            f"chat {model}",
+            "client",
+            asked(self.name, self._spec.kind, self._base_url, model, params, on_delta is not None),
+        ) as span:
+            try:
+                completion = self._generate(prompt, model, params, limits, on_delta)
+            except ProviderError as error:
+                error.provider, error.model = self.name, model
+                span.fail(error.type)
+                raise
+            span.add(answered(completion))
+            return completion
 
     def _generate(
         self,
@@ -89,7 +101,12 @@ class HttpProvider:
             body = orjson.dumps(request.body)
         except TypeError as error:
             raise BadRequest("the request cannot be written as JSON in UTF-8") from error
-        headers = {"Content-Type": "application/json", **request.headers, **self._auth()}
+        headers = {
+            "Content-Type": "application/json",
+            **request.headers,
+            **self._tracing.outgoing_headers(),
+            **self._auth(),
+        }
         first: float | None = None
         with self._transport.send(
             "POST", self._base_url + request.path, headers, body, limits

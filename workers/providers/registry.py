@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from config.catalogue import Catalogue, ProviderConfig, ProviderKind, ProviderSpec
+from tasks.tracing import NO_TRACING, Tracing
 from workers.providers.anthropic import AnthropicDialect
 from workers.providers.cohere import CohereDialect
 from workers.providers.dialect import Dialect
@@ -24,7 +25,9 @@ DIALECTS: dict[ProviderKind, Callable[[], Dialect]] = {
 
 
 def build_providers(
-    catalogue: Catalogue, credentials: Mapping[str, ProviderConfig]
+    catalogue: Catalogue,
+    credentials: Mapping[str, ProviderConfig],
+    tracing: Tracing = NO_TRACING,
 ) -> dict[str, HttpProvider]:
     """Every provider of the catalogue that can be used, by its name.
 
@@ -52,6 +55,7 @@ def build_providers(
                 for offer in model.offers
                 if offer.provider == name
             },
+            tracing=tracing,
         )
     return providers
 

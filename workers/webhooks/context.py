@@ -13,6 +13,7 @@ from tasks.deliveries import Deliveries
 from tasks.egress import AllowList
 from tasks.metrics import WebhookMetrics
 from tasks.redis_client import connect
+from tasks.tracing import Tracing, open_tracing
 from tasks.webhooks import Webhooks
 from workers.webhooks.egress import WebhookSender
 
@@ -30,6 +31,7 @@ class WebhookContext:
     sender: WebhookSender
     registry: CollectorRegistry
     metrics: WebhookMetrics
+    tracing: Tracing
 
 
 @cache
@@ -52,4 +54,5 @@ def webhook_context() -> WebhookContext:
         ),
         registry=registry,
         metrics=WebhookMetrics(registry),
+        tracing=open_tracing(current, "inferenceflow-webhooks"),
     )

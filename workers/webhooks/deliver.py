@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 from tasks.deliveries import Claimed, Outcome
+from tasks.tracing import parent_headers
 from tasks.webhooks import signed_headers
 from workers.webhooks.context import WebhookContext, webhook_context
 from workers.webhooks.egress import Posted
@@ -36,6 +38,27 @@ def deliver_due() -> None:
 
 
 def _deliver(current: WebhookContext, claimed: Claimed) -> None:
+    delivery = claimed.delivery
+    with current.tracing.span(
+        "webhook delivery",
+        "client",
+        {
+            "http.request.method": "POST",
+            "http.request.resend_count": delivery.fence - 1,
+            "server.address": urlsplit(claimed.url).hostname,  # the rest of a URL may be secret
+            "inferenceflow.webhook.id": delivery.id,
+            "inferenceflow.webhook.type": delivery.type,
+            "inferenceflow.tenant": delivery.tenant,
+        },
+        parent=parent_headers(delivery.traceparent),
+    ) as span:
+        outcome, posted = _send(current, claimed)
+        span.add({"http.response.status_code": posted.status})
+        if outcome != "delivered":
+            span.fail(outcome)
+
+
+def _send(current: WebhookContext, claimed: Claimed) -> tuple[Outcome, Posted]:
     delivery = claimed.delivery
     at = datetime.now(UTC)
     headers = signed_headers(
@@ -71,6 +94,7 @@ def _deliver(current: WebhookContext, claimed: Claimed) -> None:
             "latency_ms": posted.latency_ms,
         },
     )
+    return outcome, posted
 
 
 def _judge(claimed: Claimed, posted: Posted) -> tuple[Outcome, int | None, float]:

@@ -122,14 +122,14 @@ def _job_ended(one: _Round, event_id: str, fields: dict[bytes, bytes]) -> None:
     payload = native_payload(native, at, job_data(job))
     for endpoint in endpoints:
         if endpoint.shape == "native" and endpoint.wants(native):
-            _add(one, event_id, endpoint.id, tenant, native, payload)
+            _add(one, event_id, endpoint.id, tenant, native, payload, trace=job.traceparent)
         elif endpoint.shape == "openai" and openai and endpoint.wants(openai):
             subject = "resp_" + job.id.removeprefix("job_")
             body = openai_payload(_event_name(event_id), openai, at, subject)
-            _add(one, event_id, endpoint.id, tenant, openai, body)
+            _add(one, event_id, endpoint.id, tenant, openai, body, trace=job.traceparent)
     if url:
         hidden = one.current.webhooks.ensure_hidden(tenant, url)
-        _add(one, event_id, hidden, tenant, native, payload)
+        _add(one, event_id, hidden, tenant, native, payload, trace=job.traceparent)
 
 
 def _something_happened(
@@ -166,6 +166,7 @@ def _add(
     payload: bytes,
     *,
     once: bool = False,
+    trace: str | None = None,
 ) -> None:
     one.current.deliveries.add(
         event_id,
@@ -174,6 +175,7 @@ def _add(
         event_type=event,
         payload=payload,
         once=once,
+        traceparent=trace,
     )
 
 
