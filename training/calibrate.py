@@ -2,10 +2,10 @@
 
 On question pairs of the split `calibrate` and on generated pairs from frames that never trained.
 The bar that it prints as `chosen` is the product's default, by a rule that was fixed before any
-validation row was looked at: the least bar at which at most 7% of the traps are served, of the
-question pairs labelled different and of the generated ones alike. The threshold was chosen before
-that, on the stream of `benchmarks/cache_stream.py`: pairs say nothing about how many near prompts a
-full cache holds.
+validation row was scored by the models it is for: the least bar at which at most 7% of the traps
+are served, of the question pairs labelled different and of the generated ones alike. The threshold
+was chosen before that, on the stream of `benchmarks/cache_stream.py`: pairs say nothing about how
+many near prompts a full cache holds.
 """
 
 from __future__ import annotations
