@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -73,11 +74,12 @@ def test_sigterm_lets_everybody_go_in_their_own_way(stack: RealStack) -> None:
         early = native.result(timeout=20)
         assert early.status_code == 202
         assert early.json()["state"] == "running"
+
+        # These can only fail or have their answer, so they are waited for, and not only a moment.
+        threading.Event().wait(4)
         assert api.poll() is None
         assert not whole.done()
         assert not piecemeal.done()
-
-        # These can only fail or have their answer, so they are waited for.
         for job in jobs:
             answer(stack, job)
         assert whole.result(timeout=20).json()["choices"][0]["message"]["content"] == "at last"

@@ -220,6 +220,11 @@ MUTANTS = [
     mutant(
         "admission-full", "tasks/ledger.py",
         'load_script(client, "submit", when_full=False)', 'load_script(client, "submit")',
+        "tests/faults/test_redis.py::test_a_full_redis_refuses_new_work_and_finishes_old",
+    ),
+    mutant(
+        "redis-full-said", "app/problems.py",
+        "    app.register_error_handler(redis.exceptions.OutOfMemoryError, redis_full)\n", "",
         "tests/faults/test_redis.py::test_a_full_redis_is_said_to_clients",
     ),
     mutant(

@@ -31,13 +31,18 @@ from tests.stack import RealStack, eventually, real_stack
 ENDED = {state.value for state in JobState if state.terminal}
 
 
-def submit_all(stack: RealStack, jobs: int, clients: int, progress: Counter[str]) -> list[str]:
-    """Submit from `clients` threads; the ids that were accepted (202)."""
+def submit_all(
+    stack: RealStack, jobs: int, clients: int, progress: Counter[str], rate: float = math.inf
+) -> list[str]:
+    """Submit from `clients` threads, at most `rate` a second; the ids that were accepted (202)."""
     local = threading.local()
+    began = time.monotonic()
+    pause = threading.Event()
 
     def one(number: int) -> str | None:
         if not hasattr(local, "session"):
             local.session = stack.session(user=f"user{number % clients}")
+        pause.wait(max(0.0, began + number / rate - time.monotonic()))
         for _ in range(3):  # a client tries again when it was not told of an acceptance
             try:
                 response = local.session.post(
@@ -82,7 +87,9 @@ def audit(stack: RealStack, accepted: list[str], seconds: float) -> dict[str, An
     }
 
 
-def storm(jobs: int, clients: int, kills: int, workers: int, latency: float) -> dict[str, Any]:
+def storm(
+    jobs: int, clients: int, kills: int, workers: int, latency: float, rate: float = math.inf
+) -> dict[str, Any]:
     """One storm on a fresh stack."""
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -112,7 +119,7 @@ def storm(jobs: int, clients: int, kills: int, workers: int, latency: float) -> 
 
         thread = threading.Thread(target=killer)
         thread.start()
-        accepted = submit_all(stack, jobs, clients, progress)
+        accepted = submit_all(stack, jobs, clients, progress, rate)
         submitted = time.monotonic() - started
         thread.join()
         report = audit(stack, accepted, seconds=120)
@@ -185,8 +192,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=2)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--latency", type=float, default=0.05, help="of the provider, seconds")
+    parser.add_argument("--rate", type=float, default=math.inf, help="submissions a second")
     given = parser.parse_args()
-    report = storm(given.jobs, given.clients, given.kills, given.workers, given.latency)
+    report = storm(given.jobs, given.clients, given.kills, given.workers, given.latency, given.rate)
     print(json.dumps(report, indent=2))
     good = (
         report["lost"] == 0

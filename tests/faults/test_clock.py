@@ -107,7 +107,7 @@ def test_a_process_ahead_of_time_purges_nothing(
 
 
 def test_beat_sees_a_clock_that_was_set() -> None:
-    """Its schedule would stand still until a clock that was set back has caught up."""
+    """Its schedule goes by the clock of the day. The clocks here are given, not the machine's."""
     wall, steady = [1000.0], [50.0]
     watch = ClockWatch(lambda: wall[0], lambda: steady[0])
 
