@@ -63,7 +63,7 @@ def submit_all(stack: RealStack, jobs: int, progress: Counter[str]) -> list[str]
             },
             timeout=10,
         )
-        assert response.status_code == 202, response.text
+        assert response.status_code in (200, 202), response.text  # 200: an exact repeat
         progress["accepted"] += 1
         return str(response.json()["id"])
 

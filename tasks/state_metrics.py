@@ -25,6 +25,7 @@ from tasks.scaler_metrics import ScalerCollector
 logger = logging.getLogger(__name__)
 
 MOST_ENDPOINTS = 1_000  # with something to send, looked at in one scrape
+BUSY_MS = 250  # as in tasks/lua/hook_claim.lua
 BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 # What the ledger counts (`totals` in tasks/lua/prelude.lua), beside the ends of jobs.
 TOTALS = {
@@ -153,20 +154,26 @@ class StateCollector(Collector):
     def _webhooks(self) -> list[Metric]:
         now = self._redis.time()
         now_ms = now[0] * 1000 + now[1] // 1000
+        # One that has as many deliveries under way as it may is put off a little each time that it
+        # is looked at: its place in the ring says nothing of how long its messages wait.
         endpoints = cast(
-            "list[tuple[bytes, float]]",
+            "list[bytes]",
             self._redis.zrangebyscore(
-                self._ledger.key("hook:ring"), "-inf", now_ms, 0, MOST_ENDPOINTS, withscores=True
+                self._ledger.key("hook:ring"), "-inf", now_ms + BUSY_MS, 0, MOST_ENDPOINTS
             ),
         )
         with self._redis.pipeline(transaction=False) as pipe:
-            for name, _ in endpoints:
-                pipe.zcount(self._ledger.key("hook:due", name.decode()), "-inf", now_ms)
-            due = sum(cast("list[int]", pipe.execute()))
+            for name in endpoints:
+                waiting = self._ledger.key("hook:due", name.decode())
+                pipe.zcount(waiting, "-inf", now_ms)
+                pipe.zrange(waiting, 0, 0, withscores=True)
+            found = pipe.execute()
+        due = sum(cast("list[int]", found[::2]))
+        since = [first[0][1] for first in found[1::2] if first and first[0][1] <= now_ms]
         backlog = _gauge("webhook_backlog", "Deliveries that are due and not sent.")
         backlog.add_metric([], due)
         oldest = _gauge("webhook_oldest_seconds", "How long the first of them has been due.")
-        oldest.add_metric([], (now_ms - endpoints[0][1]) / 1000 if due else 0.0)
+        oldest.add_metric([], (now_ms - min(since)) / 1000 if since else 0.0)
         return [backlog, oldest]
 
 

@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 
 from config.settings import Settings
 from tasks.breakers import target_key
+from tasks.deliveries import Claimed, Deliveries, delivery_id
 from tasks.inference import Attempt, Priority, Usage
 from tasks.jobs import JobState
 from tasks.ledger import Ledger, Limits, NewJob
@@ -209,6 +210,43 @@ def test_webhooks_that_are_due(
     redis_client.zadd(f"{observe_prefix}hook:due:e1", {"d1": 1_000, "d2": 2_000, "later": 9e15})
     samples = read_samples(make_client().get("/v1/metrics").text)
     assert value(samples, "inferenceflow_webhook_backlog") == 2
+    assert value(samples, "inferenceflow_webhook_oldest_seconds") > 1e8
+
+
+def test_webhooks_of_an_endpoint_that_never_answers(
+    make_client: Callable[..., FlaskClient], redis_client: redis.Redis, observe_prefix: str
+) -> None:
+    """It is looked at again and again, and always put off: its messages grow old all the same."""
+    deliveries = Deliveries(redis_client, observe_prefix)
+    redis_client.hset(
+        f"{observe_prefix}hook:endpoint:e1",
+        mapping={"state": "enabled", "tenant": "acme", "url": "https://receiver.example"},
+    )
+    for number in range(5):
+        deliveries.add(
+            f"event-{number}",
+            endpoint="e1",
+            tenant="acme",
+            event_type="job.succeeded",
+            payload=b"{}",
+        )
+    first = {delivery_id("event-4", "e1"): 1_000, delivery_id("event-0", "e1"): 2_000}
+    redis_client.zadd(f"{observe_prefix}hook:due:e1", first)
+
+    def claim() -> Claimed | None:
+        return deliveries.claim(lease_seconds=60, per_endpoint=2, per_tenant=2)
+
+    assert claim() is not None
+    assert claim() is not None
+    assert claim() is None
+    samples = read_samples(make_client().get("/v1/metrics").text)
+    assert value(samples, "inferenceflow_webhook_backlog") == 3
+    assert value(samples, "inferenceflow_webhook_oldest_seconds") < 60
+    redis_client.zadd(
+        f"{observe_prefix}hook:due:e1", {delivery_id("event-3", "e1"): 1_000}, xx=True
+    )
+    assert claim() is None
+    samples = read_samples(make_client().get("/v1/metrics").text)
     assert value(samples, "inferenceflow_webhook_oldest_seconds") > 1e8
 
 
