@@ -39,7 +39,7 @@ check: $(STAMP) ## Lint, formatting, types, layers, security rules
 	$(BIN)/bandit -q -ll -r app config tasks workers
 
 test: check build/checkov/bin/checkov ## Everything: checks, all tests, coverage
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=80
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=90
 
 test-fast: $(STAMP) ## The quick tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" -q

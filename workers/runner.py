@@ -56,10 +56,15 @@ def run_next(lane: Priority) -> None:
     job = current.ledger.claim(lane, current.worker, seconds)
     while job is not None:
         _run_one(current, job)
-        # None: no signal to stop. Celery sets False and exit codes, of which one is 0.
-        if time.monotonic() >= until or worker_state.should_stop not in (None, False):
+        if time.monotonic() >= until or _told_to_stop():
             return
         job = current.ledger.claim_more(_lanes(), current.worker, seconds)
+
+
+def _told_to_stop() -> bool:
+    """Celery notes a signal as True or as an exit code, of which one is 0 and equals False."""
+    stop = worker_state.should_stop
+    return stop is not None and stop is not False
 
 
 def _lanes() -> Iterable[Priority]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from app.stack.embedded import free_port
+from app.stack.processes import api_command
 from tasks.jobs import JobState
 from tests.stack import RealStack, eventually, real_stack
 
@@ -191,7 +194,19 @@ def test_an_honest_failure_by_the_deadline(stack: RealStack) -> None:
 
 
 def test_the_api_process_is_small_and_has_no_torch(stack: RealStack, tmp_path: Path) -> None:
-    parent = stack.processes["api"].pid
+    port = free_port()
+    # Without the bookkeeping of coverage, which takes several megabytes of its own.
+    stack.spawn("small", api_command(), API_PORT=str(port), COVERAGE_PROCESS_CONFIG="")
+
+    def answers() -> bool:
+        with contextlib.suppress(requests.RequestException):
+            url = f"http://127.0.0.1:{port}/v1/inference?wait=20"
+            asked = stack.session().post(url, json={"prompt": "how large are you?"}, timeout=30)
+            return asked.status_code == 200
+        return False
+
+    eventually(answers, seconds=60, what="an answer of the API")
+    parent = stack.processes["small"].pid
     pids = [
         int(entry.name)
         for entry in Path("/proc").iterdir()
