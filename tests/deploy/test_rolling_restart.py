@@ -20,7 +20,8 @@ from tests.stack import RealStack, eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-PROVIDER_SECONDS = "0.3"
+PROVIDER_SECONDS = "1.0"
+PRE_STOP_SECONDS = 0.5  # as the preStop hook of k8s/base/api.yaml, in which clients hear of it
 STOP_SECONDS = 60
 CLIENTS = 6
 
@@ -49,9 +50,13 @@ class Service:
         return f"http://127.0.0.1:{self.ports[random.choice(sorted(self.listed))]}"
 
     def restart(self, name: str, in_flight: Callable[[str], int]) -> None:
-        """Off the list first, as a preStop pause gives time for; then SIGTERM under way."""
+        """Off the list, the preStop pause, then SIGTERM while requests are still under way.
+
+        Who chose the address just before it left the list connects within the pause.
+        """
         eventually(lambda: in_flight(name) > 0, seconds=30, what=f"requests wait at {name}")
         self.listed.discard(name)
+        threading.Event().wait(PRE_STOP_SECONDS)
         stop(self.stack, name)
         self.start(name)
 
