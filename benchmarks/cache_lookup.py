@@ -1,10 +1,11 @@
 """Time of one lookup (embed, search, verify) beside 100,000 entries, on one thread.
 
-`python -m benchmarks.cache_lookup [--entries 100000]`
+`python -m benchmarks.cache_lookup [PAIRS.csv.gz --split validate] [--entries 100000]`
 
 The entries lie in the partition that is searched. Their vectors are random unit vectors; the
-prompts looked up are those of `benchmarks/data/fresh_pairs.csv`, whose `a` is stored as well, so
-that lookups have something to verify. `cpu_ms` is the processor time of a lookup, in this process
+prompts looked up are those of PAIRS, or of `benchmarks/data/fresh_pairs.csv`, whose `a` is stored
+as well, so that lookups have something to verify. Time grows with the length of the prompts, which
+is told as `tokens`, the mean. `cpu_ms` is the processor time of a lookup, in this process
 and in Redis: other work on the machine disturbs it least.
 """
 
@@ -57,6 +58,9 @@ def _redis_seconds(client: redis.Redis) -> float:
 def main() -> None:
     """Fill, look up, print percentiles in milliseconds."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pairs", type=Path, nargs="?", default=PAIRS)
+    parser.add_argument("--split", help="only rows with this in their column `split`")
+    parser.add_argument("--most", type=int, default=400, help="pairs")
     parser.add_argument("--entries", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=4)
     arguments = parser.parse_args()
@@ -66,7 +70,7 @@ def main() -> None:
             client, load_embedder(), load_verifier(), policy=CachePolicy(volatile=True)
         )
         fill(cache, client, arguments.entries, pool)
-        pairs = read_pairs(PAIRS)
+        pairs = read_pairs(arguments.pairs, arguments.split)[: arguments.most]
         for pair in pairs:
             cache.cache_response(pair.a, Answer("answer", "bench", "bench"), pool=pool)
         times = []
@@ -83,6 +87,9 @@ def main() -> None:
                 {
                     "entries": int(cache.index.info()["num_docs"]),
                     "lookups": len(times),
+                    "tokens": round(
+                        float(np.mean([cache.embedder.count_tokens(pair.b) for pair in pairs])), 1
+                    ),
                     "ms": {"p50": round(p50, 2), "p95": round(p95, 2), "p99": round(p99, 2)},
                     "cpu_ms": {
                         "here": round(here * 1000 / len(times), 2),
