@@ -130,7 +130,8 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "worker_enable_soft_shutdown_on_idle": True,
         "broker_transport_options": {
             "visibility_timeout": VISIBILITY_TIMEOUT,
-            # A killed worker's messages return within 6 s instead of 100 s.
+            # A killed worker's messages return within 6 s instead of 100 s; those of the inference
+            # lanes are not kept for this (config/broker.py).
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
             # A half-open connection is noticed within 11 s instead of 48 s.
