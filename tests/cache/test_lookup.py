@@ -148,7 +148,7 @@ def test_numbers_veto_at_any_cosine(make_cache: MakeCache, verifier: object, eve
     assert "veto_number" in events
 
 
-def test_lookup_many_answers_like_single_lookups_in_few_commands(
+def test_many_lookups_answer_like_single_lookups_in_few_commands(
     make_cache: MakeCache, cache_redis: redis.Redis
 ):
     cache = make_cache()
@@ -159,7 +159,7 @@ def test_lookup_many_answers_like_single_lookups_in_few_commands(
         for prompt in prompts
     ]
     before = cache_redis.info("commandstats")
-    hits = cache.lookup_many(requests, pool=tenant_pool(""))
+    hits = cache.look_up([cache.read(one, pool=tenant_pool("")) for one in requests])
     after = cache_redis.info("commandstats")
     assert [hit.layer if hit else None for hit in hits] == ["exact", "semantic", None, None]
 
@@ -167,7 +167,7 @@ def test_lookup_many_answers_like_single_lookups_in_few_commands(
         return int(after[name]["calls"]) - int(before.get(name, {"calls": 0})["calls"])
 
     assert calls("cmdstat_mget") == 2  # exact entries of all; entries of the one near request
-    assert cache.lookup_many([], pool=tenant_pool("")) == []
+    assert cache.look_up([]) == []
 
 
 def test_mode_off_exact_and_refresh(make_cache: MakeCache):

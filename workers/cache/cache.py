@@ -21,7 +21,7 @@ from tasks.fingerprint import (
     scope_of,
     tenant_pool,
 )
-from tasks.inference import InferenceRequest, InferenceSubmission
+from tasks.inference import InferenceSubmission
 from workers.cache.embedding import Embedder, Vectors
 from workers.cache.evidence import Evidence, EvidenceBook
 from workers.cache.hit import Lookup
@@ -95,18 +95,6 @@ class SemanticCache:
         if threshold is not None and asked.cache.threshold is None:
             lookup = replace(lookup, plan=replace(lookup.plan, threshold=threshold))
         return self.look_up([lookup])[0]
-
-    def lookup_many(
-        self,
-        requests: Sequence[InferenceRequest],
-        *,
-        pool: str,
-        revision: str = "",
-    ) -> list[CacheHit | None]:
-        """The stored answers to many requests: one MGET, one batch of vectors, one search."""
-        return self.look_up(
-            [self.read(request, pool=pool, revision=revision) for request in requests]
-        )
 
     def read(
         self,
