@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -52,12 +53,14 @@ from config.settings import Settings
 logger = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
-SUBMITTING = {  # endpoints that bring work
+RECORDING = {  # endpoints that record one job, whose script counts them
     "jobs.submit_inference",
-    "batch.submit_batch",
-    "batches.create_batch",
     "chat.create_chat_completion",
     "responses.create_response",
+}
+SUBMITTING = RECORDING | {  # endpoints that bring work
+    "batch.submit_batch",
+    "batches.create_batch",
     "auth.issue_token",  # each a costly hash
 }
 PUBLIC = ("/v1/health", "/v1/metrics", "/v1/auth/", "/docs", "/openapi.json")
@@ -90,6 +93,10 @@ class API(OpenAPI):
     """The application, with our way of reading requests."""
 
     request_class = Request
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """The function itself: none of ours is asynchronous, and Flask asks a dozen a request."""
+        return func
 
     def generate_spec_json(self) -> None:
         """The OpenAPI document; every operation says all that it may answer."""
@@ -149,7 +156,7 @@ def create_app(settings: Settings) -> API:
     app.register_api(allowances_api)
     app.register_api(usage_api)
     app.register_api(cache_api)
-    init_limits(app, settings, current.job_redis, SUBMITTING)
+    init_limits(app, settings, current.job_redis, submitting=SUBMITTING, recording=RECORDING)
     app.components_schemas["Problem"] = Schema(**ProblemDocument.model_json_schema())
     app.register_blueprint(SwaggerUI.register(doc_url="/openapi.json"), url_prefix="/docs")
     app.add_url_rule("/openapi.json", "openapi", lambda: app.api_doc)

@@ -1,6 +1,7 @@
 """Taking a request in: check, look for an exact repeat, admit, record.
 
-Redis round trips: 1 for the repeat (see app/repeats.py), 1 for admission and record together.
+Redis round trips: 1 for the repeat (see app/repeats.py), 1 for rate limit, admission and record
+together.
 """
 
 from __future__ import annotations
@@ -107,8 +108,8 @@ def submit(
 
     `surface`: what to keep with the job beside the request, to show it in another shape.
 
-    Raises Problem, IdempotencyConflictError, QueueFullError, DeadlineUnreachableError,
-    RefusedError, DatabaseDownError, redis.RedisError.
+    Raises Problem, RateLimitedError, IdempotencyConflictError, QueueFullError,
+    DeadlineUnreachableError, RefusedError, DatabaseDownError, redis.RedisError.
     """
     settings = services.settings
     check_model(services.catalogue, submission.model_preference)
@@ -178,10 +179,14 @@ def record(
     limits = Limits(settings.max_queue_depth, settings.max_tenant_queue_depth)
     job_id = job_id or new_job_id()
     try:
-        return services.ledger.submit(job, limits=limits, channel=channel, job_id=job_id)
+        return services.ledger.submit(
+            job, limits=limits, channel=channel, job_id=job_id, rate=g.rate
+        )
     except AccountNotLoadedError:
         services.accounts.load(job.tenant)
-        return services.ledger.submit(job, limits=limits, channel=channel, job_id=job_id)
+        return services.ledger.submit(
+            job, limits=limits, channel=channel, job_id=job_id, rate=g.rate
+        )
 
 
 def submit_and_wait(

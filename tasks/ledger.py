@@ -25,6 +25,7 @@ from tasks.bills import Bill
 from tasks.inference import Priority
 from tasks.jobs import RECORD_VERSION, Job, JobState, written_by
 from tasks.messages import run_message
+from tasks.rate import RateWindow
 from tasks.replication import Replication, call_replicated
 from tasks.scripts import load_script
 
@@ -49,6 +50,10 @@ class IdempotencyConflictError(LedgerError):
         super().__init__(self.__doc__)
         self.job_id = job_id
         self.in_flight = state in ("queued", "running")
+
+
+class RateLimitedError(LedgerError):
+    """More requests than the client may send in a window of time."""
 
 
 class QueueFullError(LedgerError):
@@ -235,11 +240,18 @@ class Ledger:
         )
 
     def submit(
-        self, job: NewJob, *, limits: Limits, channel: str = "", job_id: str | None = None
+        self,
+        job: NewJob,
+        *,
+        limits: Limits,
+        channel: str = "",
+        job_id: str | None = None,
+        rate: RateWindow | None = None,
     ) -> tuple[Snapshot, bool]:
         """Accept a job. Returns it and whether it is new (False: replayed by its key).
 
-        `channel` is told when the job moves. Raises IdempotencyConflictError, QueueFullError,
+        `channel` is told when the job moves. `rate`: count the request in this window, unless it
+        was counted before. Raises RateLimitedError, IdempotencyConflictError, QueueFullError,
         DeadlineUnreachableError, RefusedError, AccountNotLoadedError, NotReplicatedError (only
         with `replication`), redis.OutOfMemoryError when Redis is full, redis.ConnectionError,
         redis.TimeoutError.
@@ -267,6 +279,9 @@ class Ledger:
             fields += ["surface", job.surface]
         if job.webhook_url:
             fields += ["webhook_url", job.webhook_url]
+        counting: tuple[object, ...] = "", 0, 0
+        if rate is not None and rate.count is None:
+            counting = rate.key, rate.most, rate.seconds
         reply, safe = self._call_safely(
             self._submit,
             job_id,
@@ -286,9 +301,15 @@ class Ledger:
             "1" if job.listed else "",
             retention_ms + LONGEST_DEADLINE_MS,
             "1" if job.idempotency.repeated else "",
+            *counting,
             *fields,
         )
+        count, left_ms, reply = reply
+        if rate is not None and counting[0]:
+            rate.note(count, left_ms)
         outcome = reply[0].decode()
+        if outcome == "limited":
+            raise RateLimitedError(RateLimitedError.__doc__)
         if outcome == "conflict":
             raise IdempotencyConflictError(reply[1].decode(), reply[2].decode())
         if outcome == "full":

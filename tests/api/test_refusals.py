@@ -170,6 +170,18 @@ def test_rate_limit(redis_url: str, prefix: str, login: Login) -> None:
     assert client.get("/v1/jobs", headers=login()).status_code == 200
 
 
+def test_refused_submissions_count_too(redis_url: str, prefix: str, login: Login) -> None:
+    client = create_app(make_settings(redis_url, prefix, rate_limit_requests=2)).test_client()
+    headers = login()
+    bad = [client.post("/v1/inference", json={"prompt": 7}, headers=headers) for _ in range(3)]
+    assert [answer.headers["X-RateLimit-Remaining"] for answer in bad] == ["1", "0", "0"]
+    good = client.post("/v1/inference", json={"prompt": "hi"}, headers=headers)
+    assert (good.status_code, kind(good)) == (429, "rate-limited")
+    # Another process, which has not seen the client refused, asks Redis and refuses as well.
+    other = create_app(make_settings(redis_url, prefix, rate_limit_requests=2)).test_client()
+    assert other.post("/v1/inference", json={"prompt": "hi"}, headers=headers).status_code == 429
+
+
 def test_queue_full(redis_url: str, prefix: str, login: Login) -> None:
     api = create_app(make_settings(redis_url, prefix, max_queue_depth=2, max_tenant_queue_depth=1))
     client = api.test_client()
