@@ -62,6 +62,11 @@ class Plan:
     ttl: float
     reason: str | None = None  # why something is off
 
+    @property
+    def used(self) -> bool:
+        """Whether the request has to do with the cache at all."""
+        return self.exact or self.semantic or self.store
+
 
 def volatility(text: str) -> Literal["time", "person"] | None:
     """What makes an answer to `text` stale or personal, if anything does."""

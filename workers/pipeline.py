@@ -70,7 +70,7 @@ def run_job(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
     stream = current.streams.open(job, lease) if request.stream else None
     lookup = current.cache.read(request, pool=tenant_pool(job.tenant))
     with current.tracing.span("cache lookup") as span:
-        found = current.cache.search([lookup])[0]
+        found = current.cache.search([lookup])[0] if lookup.plan.used else Found()
         span.add(_looked(found.hit))
     hit, cache_ms = found.hit, _milliseconds(started)
     if hit is not None:

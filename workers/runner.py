@@ -154,33 +154,12 @@ def _measure(metrics: Metrics, job: Job, outcome: Outcome, seconds: float) -> No
         metrics.record_request_latency(before + seconds, outcome.provider)
 
 
-@tenacity.retry(
-    retry=tenacity.retry_if_exception_type(redis.RedisError),
-    wait=tenacity.wait_exponential(multiplier=0.2, max=2),
-    stop=tenacity.stop_after_delay(KEEP_TRYING_SECONDS),
-    reraise=True,
-)
 def _conclude(current: WorkerContext, job: Job, outcome: Outcome) -> bool:
-    match outcome:
-        case Ended():
-            kept = current.ledger.finish(
-                job,
-                outcome.state,
-                result=outcome.result,
-                error=outcome.error,
-                attempts=outcome.attempts,
-                cache_ms=outcome.cache_ms,
-                provider_ms=outcome.provider_ms,
-            )
-        case Deferred():
-            kept = current.ledger.defer(
-                job,
-                outcome.delay_seconds,
-                counts=outcome.counts,
-                attempts=outcome.attempts,
-                cache_ms=outcome.cache_ms,
-                provider_ms=outcome.provider_ms,
-            )
+    """Write what became of a run; False when the lease was lost. Waits for Redis to come back."""
+    try:
+        kept = _write(current, job, outcome)
+    except redis.RedisError:
+        kept = _keep_writing(current, job, outcome)
     if kept:
         logger.info(
             "job ended" if isinstance(outcome, Ended) else "job deferred",
@@ -194,3 +173,36 @@ def _conclude(current: WorkerContext, job: Job, outcome: Outcome) -> bool:
             },
         )
     return kept
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_type(redis.RedisError),
+    wait=tenacity.wait_exponential(multiplier=0.2, max=2),
+    stop=tenacity.stop_after_delay(KEEP_TRYING_SECONDS),
+    reraise=True,
+)
+def _keep_writing(current: WorkerContext, job: Job, outcome: Outcome) -> bool:
+    return _write(current, job, outcome)
+
+
+def _write(current: WorkerContext, job: Job, outcome: Outcome) -> bool:
+    match outcome:
+        case Ended():
+            return current.ledger.finish(
+                job,
+                outcome.state,
+                result=outcome.result,
+                error=outcome.error,
+                attempts=outcome.attempts,
+                cache_ms=outcome.cache_ms,
+                provider_ms=outcome.provider_ms,
+            )
+        case Deferred():
+            return current.ledger.defer(
+                job,
+                outcome.delay_seconds,
+                counts=outcome.counts,
+                attempts=outcome.attempts,
+                cache_ms=outcome.cache_ms,
+                provider_ms=outcome.provider_ms,
+            )

@@ -117,6 +117,20 @@ class _Run:
         self.blamed: set[str] = set()  # targets against whose circuits this request counted
 
     def run(self) -> Completion:
+        try:
+            return self._round()  # nearly always enough, and tenacity costs as much as the router
+        except _RoundFailed as failed:
+            return self._retry(failed)
+
+    def _retry(self, first: _RoundFailed) -> Completion:
+        """Go on after a round that failed, which counts as the first."""
+        failures = [first]
+
+        def attempt() -> Completion:
+            if failures:
+                raise failures.pop()
+            return self._round()
+
         backoff = tenacity.wait_random_exponential(
             multiplier=self.policy.base_seconds, max=self.policy.max_seconds
         )
@@ -140,7 +154,7 @@ class _Run:
             reraise=True,
         )
         try:
-            return retrying(self._round)
+            return retrying(attempt)
         except _RoundFailed as failed:
             raise self._final(failed.wait_seconds) from self.last
 
