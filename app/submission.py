@@ -115,7 +115,7 @@ def submit(
     check_model(services.catalogue, submission.model_preference)
     check_webhook_url(services, submission.webhook_url, resolve=False)
     asked = InferenceRequest.model_construct(
-        **{name: getattr(submission, name) for name in InferenceSubmission.model_fields},
+        **vars(submission),
         user_id=caller.user,
         created_at=datetime.now(UTC),
     )

@@ -180,16 +180,18 @@ class InferenceSubmission(GenerationParams):
 
     def conversation(self) -> list[Message]:
         """The whole conversation as messages, system text first."""
-        head = [Message(role="system", content=self.system)] if self.system else []
+        # Constructed, not validated: the texts were, as fields of this model.
+        head = [Message.model_construct(role="system", content=self.system)] if self.system else []
         if self.prompt is not None:
-            return [*head, Message(role="user", content=self.prompt)]
+            return [*head, Message.model_construct(role="user", content=self.prompt)]
         return [*head, *(self.messages or [])]
 
     def params(self) -> GenerationParams:
         """The generation parameters alone."""
-        return GenerationParams(
-            **{name: getattr(self, name) for name in GenerationParams.model_fields}
-        )
+        return GenerationParams.model_construct(**{name: getattr(self, name) for name in _PARAMS})
+
+
+_PARAMS = tuple(GenerationParams.model_fields)
 
 
 class InferenceRequest(InferenceSubmission):
