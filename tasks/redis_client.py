@@ -8,7 +8,8 @@ library's, as nothing here reads it.
 
 from __future__ import annotations
 
-from queue import Empty
+import contextlib
+from queue import Empty, Full
 from typing import Any
 
 import redis
@@ -42,11 +43,11 @@ class _Pool(redis.BlockingConnectionPool):
     def release(self, connection: Any) -> None:
         """Take a connection back."""
         self._checkpid()
-        if self.owns_connection(connection):
-            self.pool.put_nowait(connection)
-        else:  # made before a fork, or before `reset`
+        if not self.owns_connection(connection):  # made before a fork
             connection.disconnect()
-            self.pool.put_nowait(None)
+            connection = None
+        with contextlib.suppress(Full):  # a fork has filled the child's pool anew
+            self.pool.put_nowait(connection)
 
 
 class Client(redis.Redis):
