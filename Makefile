@@ -38,6 +38,9 @@ check: $(STAMP) ## Lint, formatting, types, layers, security rules
 	$(BIN)/lint-imports
 	$(BIN)/bandit -q -ll -r app config tasks workers
 
+# Thousands of tests and processes import the same modules: compile them once.
+test test-fast: export PYTHONDONTWRITEBYTECODE =
+
 test: check build/checkov/bin/checkov ## Everything: checks, all tests, coverage
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=90
 
