@@ -122,6 +122,7 @@ def test_a_bad_table_is_named_in_one_line(
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["evaluate", "replay"])
 def test_a_process_names_a_missing_file(command: str):
     ended = run_process(command, "no-such-file.csv")

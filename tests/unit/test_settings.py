@@ -42,6 +42,7 @@ def test_a_bad_value_is_one_line_that_names_it(monkeypatch, name, value, says) -
     assert value not in message.replace(says, "") or name == "LOG_LEVEL" or len(value) < 4
 
 
+@pytest.mark.slow
 def test_a_bad_value_stops_a_process_at_once(tmp_path) -> None:
     environment = {**os.environ, "REDIS_PORT": "abc"}
     for command in (["-m", "app.cli", "api"], ["-m", "app.cli", "beat"]):
