@@ -38,11 +38,14 @@ check: $(STAMP) ## Lint, formatting, types, layers, security rules
 	$(BIN)/lint-imports
 	$(BIN)/bandit -q -ll -r app config tasks workers
 
+# Thousands of tests and processes import the same modules: compile them once.
+test test-fast: export PYTHONDONTWRITEBYTECODE =
+
 test: check build/checkov/bin/checkov ## Everything: checks, all tests, coverage
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90
 
 test-fast: $(STAMP) ## The quick tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" -q
 
 chaos: $(STAMP) ## Random faults under load, audited (CHAOS_SECONDS, CHAOS_RUNS, CHAOS_SEED)
 	$(BIN)/python -m tests.faults.chaos --seconds $(CHAOS_SECONDS) --runs $(CHAOS_RUNS) \

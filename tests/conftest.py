@@ -31,6 +31,11 @@ from tasks.ledger import Ledger
 from tasks.redis_client import connect
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow ones first: at the end of a run the quick ones fill whichever process is free."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def wait_for_redis(url: str, seconds: float = 20) -> None:
     """Return when the server answers and has loaded its data."""
     end = time.monotonic() + seconds

@@ -78,14 +78,12 @@ class Stack:
         self._beats.mkdir(exist_ok=True)
         use_kept_secret(data, make=True)
         os.environ["API_PORT"] = str(self.options.port)
-        os.environ.setdefault("DATABASE_URL", f"sqlite:///{data.resolve()}/inferenceflow.db")
-        os.environ.setdefault("LOG_FORMAT", "console")
+        _default("DATABASE_URL", f"sqlite:///{data.resolve()}/inferenceflow.db")
+        _default("LOG_FORMAT", "console")
         if self._own_redis:
             os.environ["REDIS_PORT"] = str(self.options.redis_port)
         if self.options.local_model:
-            os.environ.setdefault(
-                "LOCAL_BASE_URL", f"http://127.0.0.1:{self.options.model_port}/v1"
-            )
+            _default("LOCAL_BASE_URL", f"http://127.0.0.1:{self.options.model_port}/v1")
         try:
             return load_settings()
         except BadSettingsError as error:
@@ -239,7 +237,13 @@ def use_kept_secret(data: Path, *, make: bool = False) -> None:
     """
     secret = _kept_secret(data / "jwt_secret", make=make)
     if secret is not None:
-        os.environ.setdefault("JWT_SECRET_KEY", secret)
+        _default("JWT_SECRET_KEY", secret)
+
+
+def _default(name: str, value: str) -> None:
+    """Set what is not set; what is empty counts as not set, as it does in Settings."""
+    if not os.environ.get(name):
+        os.environ[name] = value
 
 
 def _kept_secret(path: Path, *, make: bool) -> str | None:

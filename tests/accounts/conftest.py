@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from app.api import API, create_app
 from app.identity import mint_token
@@ -32,6 +33,29 @@ def postgres_server() -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def upgraded_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with every table and no row, to be copied."""
+    file = tmp_path_factory.mktemp("upgraded") / "accounts.db"
+    made = Database(f"sqlite:///{file}")
+    upgrade(made)
+    made.close()  # the last to close brings the write-ahead log into the file
+    return file
+
+
+@pytest.fixture(scope="session")
+def postgres_admin(postgres_server: Server) -> Iterator[Connection]:
+    """A connection that makes databases; `upgraded` is one with every table and no row."""
+    admin = Database(postgres_server.url)
+    with admin.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("CREATE DATABASE upgraded"))
+        made = Database(postgres_server.url.removesuffix("postgres") + "upgraded")
+        upgrade(made)
+        made.close()
+        yield connection
+    admin.close()
+
+
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/accounts.db"
@@ -39,22 +63,22 @@ def sqlite_url(tmp_path: Path) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """An empty database of each kind."""
+    """A database of each kind with every table and no row."""
     if request.param == "sqlite":
-        return str(request.getfixturevalue("sqlite_url"))
+        url = str(request.getfixturevalue("sqlite_url"))
+        source: Path = request.getfixturevalue("upgraded_sqlite")
+        shutil.copyfile(source, url.removeprefix("sqlite:///"))
+        return url
     server: Server = request.getfixturevalue("postgres_server")
+    admin: Connection = request.getfixturevalue("postgres_admin")
     name = f"test_{secrets.token_hex(6)}"
-    admin = Database(server.url)
-    with admin.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    admin.close()
+    admin.execute(text(f"CREATE DATABASE {name} TEMPLATE upgraded"))
     return server.url.removesuffix("postgres") + name
 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     found = Database(database_url)
-    upgrade(found)
     yield found
     found.close()
 

@@ -26,7 +26,6 @@ COUNTED = ROOT / "build" / "schemathesis.json"
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("stack")
 @pytest.mark.timeout(600 + 20 * EXAMPLES)
 def test_the_api_keeps_to_its_document(tmp_path: Path) -> None:
     with real_stack(

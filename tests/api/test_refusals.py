@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from tests.api.conftest import Login, make_settings
 from tests.conftest import running_redis
 
 SECRET = "a-secret-that-only-the-tests-sign-with"
+
+
+@pytest.fixture(scope="module")
+def api(redis_url: str) -> API:
+    """One for all: what is refused leaves nothing behind."""
+    return create_app(make_settings(redis_url, f"test:{secrets.token_hex(6)}:"))
 
 
 def kind(answer) -> str:

@@ -10,7 +10,7 @@ import pytest
 from tests.stack import RealStack, real_stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def batch_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealStack]:
     folder: Path = tmp_path_factory.mktemp("batch_stack")
     with real_stack(

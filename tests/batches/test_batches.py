@@ -11,7 +11,7 @@ import requests
 
 from tests.stack import RealStack, eventually
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("batch_stack")]
+pytestmark = pytest.mark.slow
 
 MODEL = "gemma3-270m"
 

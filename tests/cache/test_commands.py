@@ -1,4 +1,6 @@
-"""`inferenceflow cache evaluate` and `... replay` as anybody runs them, each in a process."""
+"""`inferenceflow cache evaluate` and `... replay`: as anybody runs them, in a process, and what
+they say in each case, in this process, where the models' libraries are loaded already.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,12 @@ import gzip
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from workers.cache import evaluate, replay
 from workers.cache.embedding import MODELS
 
 PAIRS = (
@@ -27,7 +31,10 @@ STREAM = (
 )
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "app.cli", "cache", *arguments],
         capture_output=True,
@@ -37,8 +44,25 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The programs that those commands hand over to, in this process."""
+
+    def call(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        program = {"evaluate": evaluate.main, "replay": replay.main}[command]
+        monkeypatch.setattr(sys, "argv", [command, *arguments])
+        status = 0
+        try:
+            program()
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        return subprocess.CompletedProcess([command, *arguments], status, *capsys.readouterr())
+
+    return call
+
+
 @pytest.mark.parametrize("name", ["pairs.csv", "pairs.csv.gz"])
-def test_evaluate_prints_one_json_object(tmp_path: Path, name: str):
+def test_evaluate_prints_one_json_object(run: Run, tmp_path: Path, name: str):
     path = tmp_path / name
     path.write_bytes(gzip.compress(PAIRS.encode()) if name.endswith("gz") else PAIRS.encode())
     ended = run("evaluate", str(path), "--json")
@@ -57,10 +81,10 @@ def test_evaluate_prints_one_json_object(tmp_path: Path, name: str):
         assert set(baseline["lookup_ms"]) == {"p50", "p95"}
 
 
-def test_replay_prints_one_json_object(tmp_path: Path):
+def test_a_process_replays_and_prints_one_json_object(tmp_path: Path):
     path = tmp_path / "stream.csv"
     path.write_text(STREAM)
-    ended = run("replay", str(path), "--json")
+    ended = run_process("replay", str(path), "--json")
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
     assert found["hit_rate"] == pytest.approx(0.5)
@@ -70,7 +94,7 @@ def test_replay_prints_one_json_object(tmp_path: Path):
     assert found["wrong_rate_interval"][1] > 0.0
 
 
-def test_without_json_a_table_for_people_is_printed(tmp_path: Path):
+def test_without_json_a_table_for_people_is_printed(run: Run, tmp_path: Path):
     path = tmp_path / "pairs.csv"
     path.write_text(PAIRS)
     ended = run("evaluate", str(path), "--threshold", "0.9", "--bar", "0.9")
@@ -87,7 +111,9 @@ def test_without_json_a_table_for_people_is_printed(tmp_path: Path):
         ("evaluate", "a,b,same\nx\n", "too few columns"),
     ],
 )
-def test_a_bad_table_is_named_in_one_line(tmp_path: Path, command: str, text: str, complaint: str):
+def test_a_bad_table_is_named_in_one_line(
+    run: Run, tmp_path: Path, command: str, text: str, complaint: str
+):
     path = tmp_path / "table.csv"
     path.write_text(text)
     ended = run(command, str(path))
@@ -96,13 +122,15 @@ def test_a_bad_table_is_named_in_one_line(tmp_path: Path, command: str, text: st
     assert "Traceback" not in ended.stderr
 
 
-def test_a_missing_file_is_named():
-    ended = run("replay", "no-such-file.csv")
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["evaluate", "replay"])
+def test_a_process_names_a_missing_file(command: str):
+    ended = run_process(command, "no-such-file.csv")
     assert ended.returncode == 2
     assert "no-such-file.csv" in ended.stderr
 
 
-def test_a_split_and_another_verifier_can_be_named(tmp_path: Path):
+def test_a_split_and_another_verifier_can_be_named(run: Run, tmp_path: Path):
     path = tmp_path / "pairs.csv"
     path.write_text("a,b,same,split\nBuy it,Buy it now,1,train\nBuy it,Sell it,0,validate\n")
     ended = run("evaluate", str(path), "--json", "--split", "validate",
@@ -111,7 +139,7 @@ def test_a_split_and_another_verifier_can_be_named(tmp_path: Path):
     assert json.loads(ended.stdout)["sources"]["all"]["n_same"] == 0
 
 
-def test_a_folder_without_a_verifier_is_named(tmp_path: Path):
+def test_a_folder_without_a_verifier_is_named(run: Run, tmp_path: Path):
     path = tmp_path / "pairs.csv"
     path.write_text(PAIRS)
     ended = run("evaluate", str(path), "--verifier", str(tmp_path))

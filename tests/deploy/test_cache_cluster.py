@@ -11,7 +11,7 @@ from redis.commands.search.query import Query
 
 from tests.deploy.redis_farm import Server, cluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("redis-farm")]
+pytestmark = pytest.mark.slow
 
 ENTRIES = 60
 

@@ -23,7 +23,7 @@ from tasks.redis_client import connect
 from tasks.replication import Replication
 from tests.deploy.redis_farm import SentinelGroup, Server, sentinel_group, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("redis-farm"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 REPLICATION = Replication(timeout_seconds=0.4)
 TENANT = "acme"

@@ -15,7 +15,7 @@ from tasks.inference import InferenceResponse, Priority, Usage
 from tasks.jobs import Job, JobState
 from tests.stack import RealStack, eventually
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.chaos import chaos, good
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def test_random_faults_lose_nothing_and_double_nothing() -> None:

@@ -15,7 +15,7 @@ from tasks.files import FileStore
 from tasks.jobs import JobState
 from tests.stack import ROOT, RealStack, eventually
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.slow
 
 # Debian's package libfaketime.
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)

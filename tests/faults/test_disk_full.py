@@ -29,7 +29,7 @@ from tests.conftest import wait_for_redis
 from tests.ledger.test_ledger import new_job
 from tests.stack import RealStack, eventually
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.slow
 
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 LINE = b'{"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {}}\n'

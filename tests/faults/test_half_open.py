@@ -10,7 +10,7 @@ from tasks.jobs import JobState
 from tests.freezing_proxy import FreezingProxy
 from tests.stack import RealStack, eventually
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.slow
 
 # Measured: 11 s; 48 s without health checks.
 WITHIN_SECONDS = 30

@@ -21,7 +21,7 @@ from tests.faults.chaos import Chaos
 from tests.ledger.test_ledger import new_job
 from tests.stack import RealStack, eventually
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.slow
 
 
 def test_a_full_redis_refuses_new_work_and_finishes_old(tmp_path: Path) -> None:

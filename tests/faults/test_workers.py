@@ -15,7 +15,7 @@ from app.stack.processes import api_command
 from tasks.jobs import JobState
 from tests.stack import RealStack, eventually, real_stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack")]
+pytestmark = pytest.mark.slow
 
 LEASE_SECONDS = 2.0
 

@@ -14,7 +14,7 @@ import redis
 from flask.testing import FlaskClient
 from moto.server import ThreadedMotoServer
 
-from app.api import create_app
+from app.api import API, create_app
 from app.identity import mint_token
 from tasks.files import FileStore, FileTooLargeError, StoredFile, UnknownFileError, pieces
 from tests.api.conftest import make_settings
@@ -146,21 +146,29 @@ def test_pieces_are_bounded() -> None:
         list(pieces(io.BytesIO(b"x" * 700_001), 700_000))
 
 
-@pytest.fixture
-def web(redis_url: str, prefix: str, tmp_path: Path) -> tuple[FlaskClient, dict[str, str]]:
-    """A client of the API with small limits, and Ann's headers."""
+@pytest.fixture(scope="module")
+def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> API:
+    """The API with small limits."""
+    folder = tmp_path_factory.mktemp("files")
     settings = make_settings(
         redis_url,
-        prefix,
-        files_url=f"file://{tmp_path}/files",
-        database_url=f"sqlite:///{tmp_path}/accounts.db",
+        f"test:{secrets.token_hex(6)}:",
+        files_url=f"file://{folder}/files",
+        database_url=f"sqlite:///{folder}/accounts.db",
         batch_max_bytes=5_000,
         batch_max_lines=10,
     )
-    app = create_app(settings)
-    with app.app_context():
-        token = mint_token(settings, user="ann", tenant="acme", expires=timedelta(hours=1))
-    return app.test_client(), {"Authorization": f"Bearer {token}"}
+    return create_app(settings)
+
+
+@pytest.fixture
+def web(api: API) -> tuple[FlaskClient, dict[str, str]]:
+    """A client of the API, and the headers of Ann of a tenant that has nothing yet."""
+    settings = api.extensions["inferenceflow"].settings
+    tenant = f"acme-{secrets.token_hex(6)}"
+    with api.app_context():
+        token = mint_token(settings, user="ann", tenant=tenant, expires=timedelta(hours=1))
+    return api.test_client(), {"Authorization": f"Bearer {token}"}
 
 
 Web = tuple[FlaskClient, dict[str, str]]

@@ -32,7 +32,7 @@ from workers.scaler.kubernetes import Cluster
 from workers.scaler.settings import QueueTarget, ScalerSettings
 from workers.scaler.signals import LedgerSignals
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420), pytest.mark.xdist_group("alerts")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
 MODELS = 30  # each has a circuit of its own: that many calls must fail before none is tried
 

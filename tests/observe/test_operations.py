@@ -58,6 +58,7 @@ def test_every_alert_has_its_paragraph_and_no_other() -> None:
         assert rule["annotations"]["runbook"] == f"docs/operations.md#{name.lower()}"
 
 
+@pytest.mark.slow
 def test_the_rules(promtool: str) -> None:
     tests = MONITORING / "prometheus/tests/alerts.yml"
     checked = subprocess.run(

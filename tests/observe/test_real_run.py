@@ -25,7 +25,7 @@ from tests.observe.conftest import read_samples
 from tests.observe.prometheus import RULES, Prometheus
 from tests.stack import ROOT, RealStack, eventually, real_stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("observe")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

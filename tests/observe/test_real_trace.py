@@ -13,7 +13,7 @@ from tests.observe.collector import Collected, Collector
 from tests.stack import RealStack, eventually
 from tests.webhooks.receiver import Receiver
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("trace")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 SERVER, CLIENT, CONSUMER = 2, 3, 5
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

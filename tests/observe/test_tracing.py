@@ -173,6 +173,7 @@ def test_off_by_default() -> None:
         assert span.log_fields() == {}
 
 
+@pytest.mark.slow
 def test_off_costs_no_import() -> None:
     """redis-py imports OpenTelemetry's metrics wherever they are installed; that is not ours."""
     program = "import sys, app.wsgi; print(*sys.modules)"

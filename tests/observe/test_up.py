@@ -111,7 +111,6 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.xdist_group("up")
 class TestUp:
     def test_a_job_goes_through(self, up: Up) -> None:
         assert requests.get(f"{up.url}/v1/health/ready", timeout=10).ok

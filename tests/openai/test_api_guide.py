@@ -13,7 +13,7 @@ import pytest
 
 from tests.stack import ROOT, RealStack, real_stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("openai")]
+pytestmark = pytest.mark.slow
 
 GUIDE = (ROOT / "docs" / "api.md").read_text()
 # What the output of each example has in it, in the order of the page.

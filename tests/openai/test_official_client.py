@@ -16,7 +16,7 @@ import pytest
 from tests.openai import official_client
 from tests.stack import ROOT, RealStack, real_stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("openai"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 OLDEST = "1.109.1"
 SCRIPT = Path(official_client.__file__)

@@ -10,6 +10,7 @@ import orjson
 import pytest
 from flask.testing import FlaskClient
 
+from app import waiting
 from app.api import API, create_app
 from app.following import follow
 from tasks.inference import Priority
@@ -240,8 +241,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_stream_shows_that_it_lives_and_says_when_it_is_lost(
-    client, login, api, path, body
+    client, login, api, path, body, monkeypatch
 ) -> None:
+    monkeypatch.setitem(follow.__kwdefaults__, "ping_seconds", 0.2)
+    monkeypatch.setattr(waiting, "DRAIN_SECONDS", 0.5)
     answer = client.post(path, json=body, headers=login(), buffered=False)
     chunks = iter(answer.response)
     while next(chunks) != b": ping\n\n":

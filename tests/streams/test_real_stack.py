@@ -16,7 +16,7 @@ from app.stack.processes import api_command
 from tests.stack import RealStack, eventually, real_stack
 from tests.streams.sse import blocks, data, event_id, has_events, kind, read, text
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("streams")]
+pytestmark = pytest.mark.slow
 
 WORDS = " ".join(f"word{number}" for number in range(60))  # at 30 ms each
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from app.stack.up import use_kept_secret
 from config.settings import BadSettingsError, Settings, load_settings
 
 GOOD = {"JWT_SECRET_KEY": "x" * 32}
@@ -41,6 +42,7 @@ def test_a_bad_value_is_one_line_that_names_it(monkeypatch, name, value, says) -
     assert value not in message.replace(says, "") or name == "LOG_LEVEL" or len(value) < 4
 
 
+@pytest.mark.slow
 def test_a_bad_value_stops_a_process_at_once(tmp_path) -> None:
     environment = {**os.environ, "REDIS_PORT": "abc"}
     for command in (["-m", "app.cli", "api"], ["-m", "app.cli", "beat"]):
@@ -70,6 +72,16 @@ def test_previous_keys_are_comma_separated(monkeypatch) -> None:
     monkeypatch.setenv("JWT_PREVIOUS_KEYS", f"{'a' * 32}, {'b' * 32}")
     keys = [key.get_secret_value() for key in load_settings().jwt_previous_keys]
     assert keys == ["a" * 32, "b" * 32]
+
+
+@pytest.mark.parametrize(("given", "kept"), [("", True), (None, True), ("k" * 32, False)])
+def test_an_empty_signing_key_counts_as_none(monkeypatch, tmp_path, given, kept) -> None:
+    monkeypatch.setenv("JWT_SECRET_KEY", given or "")
+    if given is None:
+        monkeypatch.delenv("JWT_SECRET_KEY")
+    use_kept_secret(tmp_path, make=True)
+    signing = (tmp_path / "jwt_secret").read_text() if kept else given
+    assert load_settings().jwt_secret_key.get_secret_value() == signing
 
 
 def test_secrets_are_not_in_the_repr() -> None:

@@ -11,7 +11,7 @@ from tests.stack import RealStack, real_stack
 from tests.webhooks.receiver import Receiver
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def hook_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealStack]:
     folder: Path = tmp_path_factory.mktemp("hook_stack")
     with real_stack(

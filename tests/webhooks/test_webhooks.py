@@ -13,7 +13,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from tests.stack import RealStack, eventually
 from tests.webhooks.receiver import Answer, Receiver
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("hook_stack")]
+pytestmark = pytest.mark.slow
 
 MODEL = "gemma3-270m"
 
