@@ -32,6 +32,7 @@ def test_kills_lose_and_double_nothing(tmp_path: Path) -> None:
         "--latency",
         "0.05",
         FILES_URL=f"file://{tmp_path}/files",
+        LEASE_SECONDS="4",
         BATCH_SLICE_LINES="50",
         BATCH_OPEN_LINES="150",
     ) as stack:
