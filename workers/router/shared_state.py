@@ -52,7 +52,7 @@ class SharedState:
         clock_ms: Callable[[], int] | None = None,
         jitter: Callable[[], float] = lambda: random.uniform(0.9, 1.1),
     ) -> None:
-        """`client` bounds how long a lost Redis delays a call (see workers/redis_client.py).
+        """`client` bounds how long a lost Redis delays a call (see tasks/redis_client.py).
 
         `on_fallback` is called for each question answered without Redis. `clock_ms` replaces the
         Redis server's clock.
