@@ -67,7 +67,11 @@ def make_services(settings: Settings) -> Services:
     client = connect(
         settings.broker_url, timeout=settings.redis_timeout_seconds, retry_timeouts=False
     )
-    cache_client = connect(settings.cache_url, timeout=settings.redis_timeout_seconds)
+    # Less patience here: the look for a repeat comes before the record, and where Redis is frozen a
+    # submission must be refused within a second.
+    cache_client = connect(
+        settings.cache_url, timeout=settings.redis_timeout_seconds / 2, retry_timeouts=False
+    )
     database = Database(settings.database_url)
     replication = None
     if settings.durability == "replicated":
