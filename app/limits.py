@@ -5,8 +5,7 @@ every other request is counted in one, before anything else is done. What is tol
 what the counting answered.
 
 flask-limiter's engine (`limits`) counts. Its hooks around every request are left out: they search
-for the limits of a view, of which every call has exactly one here, and take a twelfth of a
-submission's time.
+for the limits of a view, of which every call has exactly one here, and every call pays for it.
 """
 
 from __future__ import annotations

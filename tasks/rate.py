@@ -29,8 +29,3 @@ class RateWindow:
     def left(self) -> int:
         """Requests that the window still allows."""
         return max(0, self.most - (self.count or 0))
-
-    @property
-    def exceeded(self) -> bool:
-        """Whether this request is one too many."""
-        return (self.count or 0) > self.most

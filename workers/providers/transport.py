@@ -144,8 +144,8 @@ class Transport:
     def _request(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> requests.PreparedRequest:
-        """A request; what is the same for all to one URL is prepared once (a third of the time that
-        `Session.request` takes). URLs are as many as the catalogue has paths.
+        """A request; what is the same for all to one URL is prepared once, as preparing is nearly
+        half of `Session.request`. URLs are as many as the catalogue has paths.
         """
         known = self._prepared.get((method, url))
         if known is None:

@@ -118,7 +118,7 @@ class _Run:
 
     def run(self) -> Completion:
         try:
-            return self._round()  # nearly always enough, and tenacity costs as much as the router
+            return self._round()  # nearly always enough, and tenacity took an eighth of a job
         except _RoundFailed as failed:
             return self._retry(failed)
 
