@@ -4,6 +4,10 @@ SQL is the truth; Redis holds a copy, `revoked` (hash: subject -> issued_until i
 `revoked:version`. Each API process keeps the copy in memory and looks at the version once in a
 second, in whichever request comes first: all others ask nobody.
 
+Whoever publishes takes a number from Redis before it reads SQL, and only a higher number than the
+last one is written (a fencing token): an older reading cannot overwrite a newer one, and nobody
+waits for a process whose database is slow.
+
 Subjects: `token:{jti}`, `family:{id}` (all tokens refreshed from one login), `client:{id}`,
 `user:{tenant}/{user}`, `tenant:{tenant}`. A token is refused if it was issued at or before
 `issued_until` of any of its subjects.
@@ -15,6 +19,7 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import redis
@@ -28,6 +33,26 @@ from tasks.models import Revocation
 LOOK_SECONDS = 1.0
 USED = "used:"  # before the id of a refresh token that was used: of interest to SQL alone
 FOREVER_MS = 253_402_300_799_000  # the year 9999: for what stays disabled until it is allowed again
+
+# The number of a reading: the time in us, so that numbers go on rising after a flush.
+_BEGIN = """#!lua flags=allow-oom
+local time = redis.call('TIME')
+local last = tonumber(redis.call('GET', KEYS[1]) or 0)
+local number = string.format('%.0f', math.max(time[1] * 1000000 + time[2], last + 1))
+redis.call('SET', KEYS[1], number)
+return number
+"""
+# 0: Redis was flushed since the reading began, and may have lost what a newer one had written.
+_WRITE = """#!lua flags=allow-oom
+local number = tonumber(ARGV[1])
+if number > tonumber(redis.call('GET', KEYS[1]) or 0) then return 0 end
+if number > tonumber(redis.call('GET', KEYS[2]) or 0) then
+  redis.call('SET', KEYS[2], ARGV[1])
+  redis.call('DEL', KEYS[3])
+  for i = 2, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
+end
+return 1
+"""
 
 
 def token_subjects(claims: Mapping[str, Any]) -> Iterable[str]:
@@ -71,7 +96,9 @@ class Revocations:
         self._version: bytes | None = None
         self._looked = -math.inf
         self._lock = threading.Lock()
-        self._publishing = client.lock(f"{prefix}revoked:lock", timeout=10, blocking_timeout=2)
+        self._reading_key = f"{prefix}revoked:reading"
+        self._begin = client.register_script(_BEGIN)
+        self._write = client.register_script(_WRITE)
 
     def refused(self, claims: Mapping[str, Any]) -> bool:
         """Whether a verified token was revoked.
@@ -89,24 +116,26 @@ class Revocations:
 
     def publish(self) -> None:
         """Give all processes what SQL says now. Raises redis.RedisError, DatabaseDownError."""
-        with self._publishing:  # an older reading of SQL must not overwrite a newer one
-            now = now_ms()
-            with self._database.session() as session:
-                rows = {
-                    row.subject: row.issued_until
-                    for row in session.scalars(
-                        select(Revocation).where(
-                            Revocation.expires_at > now, Revocation.subject.not_like(f"{USED}%")
-                        )
-                    )
-                }
-            pipe = self._redis.pipeline(transaction=True)
-            pipe.delete(self._hash)
-            if rows:
-                pipe.hset(self._hash, mapping=rows)  # type: ignore[arg-type]
-            pipe.set(self._version_key, time.time_ns())
-            pipe.execute()
+        while not self._publish():
+            pass  # a flush in between; the next reading has a number that Redis knows
         self._take_over()
+
+    def _publish(self) -> bool:
+        number: Any = self._begin(keys=[self._reading_key])
+        now = now_ms()
+        with self._database.session() as session:
+            rows = session.scalars(
+                select(Revocation).where(
+                    Revocation.expires_at > now, Revocation.subject.not_like(f"{USED}%")
+                )
+            )
+            pairs = [(row.subject, row.issued_until) for row in rows]
+        return bool(
+            self._write(
+                keys=[self._reading_key, self._version_key, self._hash],
+                args=[number, *chain.from_iterable(pairs)],
+            )
+        )
 
     def _look(self) -> None:
         """Take over what changed; after a flush, tell Redis anew."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
+import redis
 from flask.testing import FlaskClient
+from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
 from app.api import API
 from app.credentials import hash_secret, new_secret, secret_matches
+from app.revocation import Revocations, revoke
 from app.scopes import needed_scope, scopes_of
+from tasks.accounts import now_ms
 from tasks.database import Database
 from tests.accounts.conftest import services_of, token
 from tests.stack import eventually
@@ -134,6 +140,46 @@ def test_revocations_survive_a_flush(
         current.job_redis.delete(key)
     elsewhere = make_api().test_client()
     assert not allowed(elsewhere, bearer(tokens))
+
+
+class SlowDatabase(Database):
+    """Answers late: what was read is handed over when `go` is set."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.read, self.go = threading.Event(), threading.Event()
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        with super().session() as session:
+            yield session
+        self.read.set()
+        assert self.go.wait(30)
+
+
+@pytest.mark.parametrize("flushed", [False, True], ids=["kept", "flushed"])
+def test_a_slow_reading_neither_holds_up_nor_undoes_a_newer_one(
+    database: Database, redis_client: redis.Redis, prefix: str, flushed: bool
+) -> None:
+    slow = SlowDatabase(database.url.render_as_string(hide_password=False))
+    older = threading.Thread(target=Revocations(redis_client, prefix, slow).publish)
+    older.start()
+    try:
+        assert slow.read.wait(30)
+        with database.session() as session:
+            revoke(session, "tenant:acme", issued_until=now_ms(), expires_at=now_ms() + 60_000)
+        newer = Revocations(redis_client, prefix, database)
+        claims = {"jti": "1", "sub": "ann", "tenant": "acme", "iat": 1}
+        assert newer.refused(claims)
+        if flushed:
+            for key in redis_client.scan_iter(f"{prefix}*"):
+                redis_client.delete(key)
+    finally:
+        slow.go.set()
+        older.join()
+    assert Revocations(redis_client, prefix, database).refused(claims)
+    assert redis_client.hget(f"{prefix}revoked", "tenant:acme") is not None
+    slow.close()
 
 
 def test_a_rotated_secret_ends_the_old_one_and_its_tokens(
