@@ -129,7 +129,7 @@ class Revocations:
                     Revocation.expires_at > now, Revocation.subject.not_like(f"{USED}%")
                 )
             )
-            pairs = [(row.subject, row.issued_until) for row in rows]
+            pairs: list[tuple[Any, ...]] = [(row.subject, row.issued_until) for row in rows]
         return bool(
             self._write(
                 keys=[self._reading_key, self._version_key, self._hash],
