@@ -7,6 +7,9 @@ Portkey one process each, ours an API process, a worker process, Redis, housekee
 load and the upstream are on another core. The arms take turns. No two prompts are alike, so no
 cache answers, but ours looks (embedding, search) and stores, unless it is told not to. Ours
 records every job durably, the others record nothing.
+
+The naive arm is a queue of the same parts with nothing of a product around it (`benchmarks/naive`):
+Flask, Celery and requests, an API and a worker process and their Redis.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from app.stack.embedded import free_port
 from benchmarks.load import Load, Target, load
 from benchmarks.processes import Taken, running, taken, wait_for
 from benchmarks.report import cell, write
-from benchmarks.stack import MeasuredStack, chat, different
+from benchmarks.stack import MeasuredStack, NaiveStack, chat, different
 
 UPSTREAM_MS = 50.0
 KEY = "sk-benchmark"
@@ -117,7 +120,7 @@ def main() -> None:
     parser.add_argument("--cores", default="1", help="of each arm; empty: any")
     parser.add_argument("--load-cores", type=int, nargs="*", default=[0])
     parser.add_argument("--peers", type=Path, default=Path("build/peers"))
-    parser.add_argument("--arms", nargs="+", default=["ours", "litellm", "portkey"])
+    parser.add_argument("--arms", nargs="+", default=["ours", "naive", "litellm", "portkey"])
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks"))
     arguments = parser.parse_args()
     if arguments.load_cores:
@@ -147,6 +150,16 @@ def main() -> None:
             arms["ours, cache off"] = replace(
                 arms["ours"],
                 body=arms["ours"].body[:-1] + b', "cache": {"mode": "off"}}',
+            )
+        if "naive" in arguments.arms:
+            naive = NaiveStack(folder, cores=cores, threads=128, upstream=upstream)
+            exits.callback(naive.stop)
+            naive.start()
+            naive.start_worker()
+            arms["naive"] = Arm(
+                naive.target("/v1/chat/completions"),
+                chat("gpt-4o-mini"),
+                lambda: naive.taken("api", "worker", "redis"),
             )
         for arm, start in (("litellm", _litellm), ("portkey", _portkey)):
             if arm in arguments.arms:

@@ -5,6 +5,9 @@
 A worker answers the prompt once and stores it; then every client submits just that prompt, to
 `/v1/inference` and to `/v1/chat/completions`. Redis and the load are on the other core. Each answer
 is a job of its own, recorded as ended.
+
+Beside them a bare Flask route under the same server that reads one key of Redis and returns it, of
+which every such answer consists at least (`benchmarks/naive`).
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ from pathlib import Path
 
 import requests
 
-from benchmarks.load import Load, load
+from benchmarks.load import Load, Target, load
 from benchmarks.report import cell, write
-from benchmarks.stack import SUBMISSION, MeasuredStack, chat, different
+from benchmarks.stack import SUBMISSION, MeasuredStack, NaiveStack, chat, different
 
 ARMS = {
     "/v1/inference": next(different(SUBMISSION)),
@@ -46,7 +49,10 @@ def main() -> None:
         stack = MeasuredStack(
             Path(name), cores=arguments.cores, redis_cores=other, API_THREADS="64"
         )
+        bare = NaiveStack(Path(name), cores=arguments.cores, redis_cores=other)
+        arms: dict[str, tuple[MeasuredStack | NaiveStack, Target, bytes]] = {}
         try:
+            bare.start()
             stack.start_redis()
             stack.start_upstream()
             stack.start_api()
@@ -57,30 +63,32 @@ def main() -> None:
                     "Content-Type": "application/json",
                     "Prefer": "wait=30",
                 }
-                requests.post(
-                    stack.url + path, body, headers=headers, timeout=60
-                ).raise_for_status()
+                answer = requests.post(stack.url + path, body, headers=headers, timeout=60)
+                answer.raise_for_status()
+                arms[path] = stack, stack.target(path), body
+            bare.redis.set("stored", answer.content)
+            arms["a bare Flask route"] = bare, bare.target("/v1/stored"), body
             stack.kill("worker1")  # nobody but the API can answer now
-            for _, (path, body), clients in itertools.product(
-                range(arguments.repeats), ARMS.items(), arguments.clients
+            for _, (arm, (side, target, body)), clients in itertools.product(
+                range(arguments.repeats), arms.items(), arguments.clients
             ):
-                before = [stack.taken(name).cpu_seconds for name in ("api", "redis")]
+                before = [side.taken(name).cpu_seconds for name in ("api", "redis")]
                 run = load(
-                    stack.target(path), itertools.repeat(body),
-                    clients=clients, seconds=arguments.seconds,
-                )  # fmt: skip
-                after = [stack.taken(name).cpu_seconds for name in ("api", "redis")]
+                    target, itertools.repeat(body), clients=clients, seconds=arguments.seconds
+                )
+                after = [side.taken(name).cpu_seconds for name in ("api", "redis")]
                 share = run.seconds / (run.seconds + 1.8)  # warm-up is in the CPU time
                 cpu = [
                     1000 * (b - a) * share / max(run.answered, 1)
                     for a, b in zip(before, after, strict=True)
                 ]
-                found.setdefault((path, clients), []).append((run, cpu[0], cpu[1]))
+                found.setdefault((arm, clients), []).append((run, cpu[0], cpu[1]))
         finally:
             stack.stop()
+            bare.stop()
     rows = [
         {
-            "call": path,
+            "call": arm,
             "clients": str(clients),
             "answers/s": cell([run.rate for run, _, _ in runs]),
             "p50 ms": cell([run.p50 for run, _, _ in runs], 1),
@@ -92,11 +100,11 @@ def main() -> None:
                 sum(sum(r.statuses.values()) - r.statuses.get("200", 0) for r, _, _ in runs)
             ),
         }
-        for (path, clients), runs in found.items()
+        for (arm, clients), runs in found.items()
     ]
     data = [
-        {"call": path, **asdict(run), "api_cpu_ms": api, "redis_cpu_ms": own}
-        for (path, _), runs in found.items()
+        {"call": arm, **asdict(run), "api_cpu_ms": api, "redis_cpu_ms": own}
+        for (arm, _), runs in found.items()
         for run, api, own in runs
     ]
     write("exact_repeat", "python -m benchmarks.exact_repeat", rows, data, arguments.out)

@@ -91,8 +91,17 @@ class MeasuredStack(RealStack):
 class NaiveStack:
     """The reference with a Redis of its own."""
 
-    def __init__(self, folder: Path, *, cores: str = "", threads: int = 64) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        cores: str = "",
+        redis_cores: str = "",
+        threads: int = 64,
+        upstream: str = "",
+    ) -> None:
         self._folder, self._cores, self._threads = folder, cores, threads
+        self._redis_cores, self._upstream = redis_cores or cores, upstream
         self.redis_port, self.port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -109,6 +118,18 @@ class NaiveStack:
         )
         wait_for("the naive app", self._up)
 
+    def start_worker(self) -> None:
+        """One worker process, as many threads as the app has."""
+        self._spawn(
+            "worker",
+            [
+                *(sys.executable, "-m", "celery", "-A", "benchmarks.naive.app:queue", "worker"),
+                *("--pool", "threads", "--concurrency", str(self._threads)),
+                *("--queues", "inference.chat", "--loglevel", "WARNING"),
+                *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+            ],
+        )
+
     def _up(self) -> bool:
         try:
             return requests.get(f"{self.url}/health", timeout=1).ok
@@ -121,23 +142,25 @@ class NaiveStack:
             "REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
             "JWT_SECRET_KEY": "a-secret-that-only-the-tests-sign-with",
             "RATE_LIMIT_REQUESTS": "1000000000",
+            "UPSTREAM_URL": self._upstream,
         }
+        cores = self._redis_cores if name == "redis" else self._cores
         with (self._folder / f"naive-{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                on_cores(command, self._cores), env=env, stdout=log, stderr=subprocess.STDOUT
+                on_cores(command, cores), env=env, stdout=log, stderr=subprocess.STDOUT
             )
 
-    def target(self) -> Target:
-        """The submission, with a token."""
+    def target(self, path: str) -> Target:
+        """A path of the app, with a token."""
         token = requests.get(f"{self.url}/token", timeout=5).text
-        return Target(f"{self.url}/v1/inference", {"Authorization": f"Bearer {token}"})
+        return Target(self.url + path, {"Authorization": f"Bearer {token}"})
 
     def taken(self, *names: str) -> Taken:
         """What the named processes have used."""
         return taken(self.processes[name].pid for name in names)
 
     def stop(self) -> None:
-        """End both."""
+        """End them."""
         for process in reversed(self.processes.values()):
             process.terminate()
             process.wait(15)

@@ -42,7 +42,10 @@ def main() -> None:
             ours.start_redis()
             ours.start_api()
             naive.start()
-            arms = {"ours": (ours, ours.target("/v1/inference")), "naive": (naive, naive.target())}
+            arms = {
+                arm: (stack, stack.target("/v1/inference"))
+                for arm, stack in (("ours", ours), ("naive", naive))
+            }
             for _ in range(arguments.repeats):
                 for clients in arguments.clients:
                     for arm, (stack, target) in arms.items():
