@@ -225,6 +225,12 @@ class Settings(BaseSettings):
     cache_verifier_bar: float = Field(
         default=0.63, ge=0.0, le=1.0, description="Least verifier score of a semantic hit."
     )
+    cache_wait_seconds: float = Field(
+        default=0.1,
+        ge=0.0,
+        le=60.0,
+        description="A prompt that waits longer for the embedder gets no semantic lookup.",
+    )
     cache_shadow_rate: float = Field(
         default=0.05, ge=0.0, le=1.0, description="Share of doubtful hits that are checked."
     )

@@ -39,6 +39,7 @@ class CachePolicy:
     max_temperature: float = 1.0  # above it every answer is meant to differ
     volatile: bool = False  # whether time- or person-dependent prompts are cached
     max_tokens: int = 256  # longer prompts get no semantic lookup
+    max_wait: float = 0.1  # seconds; a prompt that would wait longer to be embedded gets none
 
 
 def configured_policy(settings: Settings) -> CachePolicy:
@@ -48,6 +49,7 @@ def configured_policy(settings: Settings) -> CachePolicy:
         verifier_bar=settings.cache_verifier_bar,
         ttl=settings.cache_ttl,
         semantic=settings.cache_semantic,
+        max_wait=settings.cache_wait_seconds,
     )
 
 

@@ -40,6 +40,7 @@ def summary(counters: Mapping[str, float]) -> dict[str, Any]:
             for name, value in counters.items()
             if name.startswith("veto_")
         },
+        "skipped_busy": int(counters.get("skipped_busy", 0)),
         "saved_cost": counters.get("saved_cost", 0.0),
         "saved_seconds": counters.get("saved_seconds", 0.0),
         "reported_wrong": int(counters.get("reported_wrong", 0)),

@@ -186,7 +186,7 @@ class Metrics:
         elif kind == "miss":
             self._lookups("all", "miss").inc()
             self._recent.count("cache:miss")
-        elif kind == "veto":
+        elif kind in ("veto", "skipped"):
             self._lookups("semantic", event).inc()
         else:
             self._cache_failures(what).inc()

@@ -119,6 +119,7 @@ def context() -> WorkerContext:
         prefix=cache_prefix,
         policy=configured_policy(current),
         max_bytes=current.cache_max_bytes,
+        embedding_delay=embedder.delay,
         on_event=metrics.record_cache_event,
     )
     judge = ShadowJudge(

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.stack import eventually
 from workers.cache.embedding import (
+    MAX_JOINED,
     MODELS,
     BatchingEmbedder,
     Embedder,
@@ -108,6 +110,55 @@ def test_what_arrives_while_the_model_is_busy_becomes_one_batch():
     assert [len(batch) for batch in slow.batches] == [1, 4]
 
 
+def test_callers_are_read_in_their_order_and_few_at_a_time():
+    slow = Slow()
+    batching = BatchingEmbedder(slow)
+    with ThreadPoolExecutor(24) as threads:
+        futures = [threads.submit(batching.embed, ["a"])]
+        assert slow.entered.wait(10)
+        for n in range(1, 21):  # one after another, so that the order is known
+            futures.append(threads.submit(batching.embed, ["b" * n] * (3 if n == 5 else 1)))
+            while len(batching._queue) < n:
+                threading.Event().wait(0.001)
+        slow.go_on.set()
+        assert [future.result()[0, 0] for future in futures] == [1.0, *map(float, range(1, 21))]
+    joined = slow.batches[1:]
+    assert [text for batch in joined for text in batch] == [
+        "b" * n for n in range(1, 21) for _ in range(3 if n == 5 else 1)
+    ]
+    assert max(len(batch) for batch in joined) == MAX_JOINED
+
+
+def test_a_call_of_many_texts_is_not_cut():
+    slow = Slow()
+    slow.go_on.set()
+    assert len(BatchingEmbedder(slow).embed(["a"] * (MAX_JOINED + 1))) == MAX_JOINED + 1
+    assert len(slow.batches) == 1
+
+
+def test_the_delay_is_what_waits_times_what_a_text_takes():
+    slow = Slow()
+    batching = BatchingEmbedder(slow)
+    assert batching.delay() == 0.0
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(batching.embed, ["a"])
+        assert slow.entered.wait(10)
+        assert batching.delay() == 0.0  # nothing was measured yet
+        slow.go_on.set()
+        first.result()
+        a_text = batching._seconds
+        assert a_text > 0.0
+        slow.entered.clear()
+        slow.go_on.clear()
+        second = threads.submit(batching.embed, ["b", "c"])
+        assert slow.entered.wait(10)
+        assert batching.delay() == 2 * a_text
+        slow.go_on.set()
+        second.result()
+    # The leader gives the batch back after its callers have been answered.
+    eventually(lambda: batching.delay() == 0.0, seconds=10, what="nothing waits")
+
+
 def test_an_error_reaches_the_caller_and_the_next_call_works():
     slow = Slow()
     slow.go_on.set()
@@ -115,4 +166,5 @@ def test_an_error_reaches_the_caller_and_the_next_call_works():
     with pytest.raises(ValueError, match="bad text"):
         batching.embed(["bad"])
     assert batching.embed(["fine"])[0, 0] == 4.0
+    assert batching._waiting == 0
     assert batching.count_tokens("abc") == 3

@@ -219,6 +219,28 @@ def test_without_a_verifier_nothing_is_served_by_meaning(
     cache.index.drop()
 
 
+def test_where_the_embedder_is_behind_only_exact_repeats_are_served(
+    make_cache: MakeCache, events: list[str]
+):
+    waits = [0.0]
+    cache = make_cache(policy=CachePolicy(max_wait=0.1), embedding_delay=lambda: waits[0])
+    cache.cache_response(PROMPT, ANSWER)
+    waits[0] = 0.2
+    assert cache.get_similar_cached_response(NEAR) is None
+    assert events[-2:] == ["skipped_busy", "miss"]
+    exact = cache.get_similar_cached_response(PROMPT)
+    assert exact is not None
+    assert exact.layer == "exact"
+    assert cache.cache_response("Who painted Guernica?", ANSWER)  # without a vector
+    waits[0] = 0.1
+    assert cache.get_similar_cached_response(NEAR) is not None
+    assert cache.get_similar_cached_response("Who painted the Guernica?") is None
+    assert cache.get_similar_cached_response("Who painted Guernica?") is not None
+    cache.cache_response("Who painted Guernica?", ANSWER)
+    assert cache.get_similar_cached_response("Who painted the Guernica?") is not None
+    assert cache.get_cache_stats()["skipped_busy"] == 1
+
+
 def test_when_redis_is_away_everything_is_a_miss(embedder: Embedder, events: list[str]):
     with redis.Redis(port=1, socket_connect_timeout=0.2) as client:
         cache = SemanticCache(client, embedder, None, on_event=events.append)

@@ -116,7 +116,15 @@ def test_numbers_outlive_an_outage_of_redis(observe_prefix, redis_client) -> Non
 
 def test_cache_events(observed: Observed) -> None:
     metrics = observed.metrics
-    for event in ("hit_exact", "hit_semantic", "miss", "miss", "veto_numbers", "failed_lookup"):
+    for event in (
+        "hit_exact",
+        "hit_semantic",
+        "miss",
+        "miss",
+        "veto_numbers",
+        "skipped_busy",
+        "failed_lookup",
+    ):
         metrics.record_cache_event(event)
     samples = observed.samples()
     name = "inferenceflow_cache_lookups_total"
@@ -124,6 +132,7 @@ def test_cache_events(observed: Observed) -> None:
     assert value(samples, name, layer="semantic", verdict="hit") == 1
     assert value(samples, name, layer="all", verdict="miss") == 2
     assert value(samples, name, layer="semantic", verdict="veto_numbers") == 1
+    assert value(samples, name, layer="semantic", verdict="skipped_busy") == 1
     assert value(samples, "inferenceflow_cache_failures_total", operation="lookup") == 1
     observed.recent.flush()
     assert observed.recent.summary()["windows"]["1h"]["cache"]["hit_rate"] == 0.5

@@ -55,11 +55,16 @@ class SemanticCache:
         policy: CachePolicy | None = None,
         max_bytes: int = 512 * 2**20,
         algorithm: Literal["hnsw", "flat"] = "hnsw",
+        embedding_delay: Callable[[], float] = lambda: 0.0,
         on_event: Callable[[str], None] = lambda event: None,
     ) -> None:
-        """`on_event` hears hit_exact, hit_semantic, miss, veto_<why>, failed_<operation>.
+        """`on_event` hears hit_exact, hit_semantic, miss, veto_<why>, skipped_busy,
+        failed_<operation>.
 
-        Without a verifier there are no semantic hits.
+        Without a verifier there are no semantic hits. `embedding_delay` tells how many seconds a
+        text given now would wait for the embedder; beyond the policy's `max_wait` prompts are
+        looked up and stored by their exact text alone: a saturated worker must not be slowed
+        further by what is meant to save it work.
         """
         self.policy = policy or CachePolicy()
         self.embedder, self.verifier, self._on_event = embedder, verifier, on_event
@@ -71,6 +76,7 @@ class SemanticCache:
         self.evidence = EvidenceBook(client, prefix)
         self.uses = CacheUses(client, prefix)
         self._client = client
+        self._embedding_delay = embedding_delay
         self._index_ready = False
 
     # Looking up
@@ -173,6 +179,10 @@ class SemanticCache:
             for lookup, one in zip(lookups, seen, strict=True)
             if one.hit is None and lookup.plan.semantic and self._short_enough(lookup.text)
         ]
+        if open_ and self._busy():
+            for _, one in open_:
+                one.counters["skipped_busy"] += 1
+            return
         if not open_ or not self._ensure_index():
             return
         vectors = self.embedder.embed([lookup.text for lookup, _ in open_])
@@ -214,6 +224,9 @@ class SemanticCache:
         if against.wrong:
             return Verdict(0.0, "known_wrong")
         return verifier.judge(text, stored, max(self.policy.verifier_bar, against.bar))
+
+    def _busy(self) -> bool:
+        return self._embedding_delay() > self.policy.max_wait
 
     def _short_enough(self, text: str) -> bool:
         limit = min(self.policy.max_tokens, self.embedder.max_tokens)
@@ -294,6 +307,8 @@ class SemanticCache:
             return None
         if embedding is not None:
             return embedding
+        if self._busy():
+            return None
         vector: Vectors = self.embedder.embed([lookup.text])[0]
         return vector
 

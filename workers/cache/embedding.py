@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import threading
+import time
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +25,9 @@ Vectors = NDArray[np.float32]
 MODELS = Path(__file__).parent / "models"
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
 MAX_BATCH = 32
+# Texts of several callers that are read together. More would gain a tenth of the time at most
+# (benchmarks/embedding.py), and all of them wait for the last.
+MAX_JOINED = 8
 
 
 class ModelFileDamaged(Exception):
@@ -131,50 +136,91 @@ class SentenceTransformersEmbedder:
         return len(self._model.tokenizer.encode(text, truncation=False, verbose=False))
 
 
+@dataclass(eq=False)
+class _Call:
+    """Texts that a thread wants embedded."""
+
+    texts: list[str]
+    answer: Future[Vectors] = field(default_factory=Future)
+    woken: threading.Event = field(default_factory=threading.Event)  # answered, or to lead
+    leads: bool = False
+
+
 class BatchingEmbedder:
     """Joins what the threads of a worker ask for at the same time into one batch.
 
     A call that finds the model idle runs at once, alone. Calls that arrive while it runs collect,
-    and the first of them runs them all: batching costs nobody a wait that they would not have had.
+    and the first of them then leads: it runs what has come first. Batching costs nobody a wait that
+    they would not have had, and who has its answer waits for nobody. `delay` says how long the wait
+    would be, for those who would rather do without.
     """
 
     def __init__(self, inner: Embedder) -> None:
         self.inner = inner
         self.build, self.width, self.max_tokens = inner.build, inner.width, inner.max_tokens
-        self._busy = threading.Lock()
-        self._queue_lock = threading.Lock()
-        self._queue: list[tuple[list[str], Future[Vectors]]] = []
+        self._lock = threading.Lock()
+        self._queue: list[_Call] = []
+        self._led = False  # somebody runs a batch, or was told to
+        self._waiting = 0  # texts in the queue and under way
+        self._seconds = 0.0  # that a text takes in a batch, smoothed
 
     def embed(self, texts: list[str]) -> Vectors:
         """As the inner embedder's; an error of a batch reaches every caller in it."""
-        mine: Future[Vectors] = Future()
-        with self._queue_lock:
-            self._queue.append((texts, mine))
-        with self._busy:
-            if not mine.done():
-                with self._queue_lock:
-                    batch, self._queue = self._queue, []
-                self._run(batch)
-        return mine.result()
+        mine = _Call(texts)
+        with self._lock:
+            self._queue.append(mine)
+            self._waiting += len(texts)
+            mine.leads = not self._led
+            self._led = True
+        if not mine.leads:
+            mine.woken.wait()
+        if mine.leads:
+            self._lead()
+        return mine.answer.result()
 
-    def _run(self, batch: list[tuple[list[str], Future[Vectors]]]) -> None:
+    def delay(self) -> float:
+        """Seconds that a text given now would wait, by what texts took lately."""
+        return self._waiting * self._seconds
+
+    def _lead(self) -> None:
+        batch: list[_Call] = []
+        with self._lock:
+            texts = 0
+            while self._queue and (not batch or texts + len(self._queue[0].texts) <= MAX_JOINED):
+                batch.append(self._queue.pop(0))
+                texts += len(batch[-1].texts)
+        self._run(batch)
+        with self._lock:
+            self._waiting -= texts
+            self._led = bool(self._queue)
+            if self._queue:
+                self._queue[0].leads = True
+                self._queue[0].woken.set()
+
+    def _run(self, batch: list[_Call]) -> None:
+        started = time.monotonic()
+        given = [text for call in batch for text in call.texts]
         try:
-            vectors = self.inner.embed([text for texts, _ in batch for text in texts])
+            vectors = self.inner.embed(given)
         except Exception as error:  # noqa: BLE001 - every waiting caller must hear of it
-            for _, future in batch:
-                future.set_exception(error)
+            for call in batch:
+                call.answer.set_exception(error)
+                call.woken.set()
             return
+        took = (time.monotonic() - started) / max(1, len(given))
+        self._seconds = 0.8 * self._seconds + 0.2 * took if self._seconds else took
         start = 0
-        for texts, future in batch:
-            future.set_result(vectors[start : start + len(texts)])
-            start += len(texts)
+        for call in batch:
+            call.answer.set_result(vectors[start : start + len(call.texts)])
+            call.woken.set()
+            start += len(call.texts)
 
     def count_tokens(self, text: str) -> int:
         """As the inner embedder's."""
         return self.inner.count_tokens(text)
 
 
-def load_embedder(model: str = PACKAGED_MODEL, *, threads: int = 1) -> Embedder:
+def load_embedder(model: str = PACKAGED_MODEL, *, threads: int = 1) -> BatchingEmbedder:
     """A worker's embedder: the int8 build of `model` where there is one, else the reference."""
     if model == PACKAGED_MODEL and (MODELS / "embedder" / "model.onnx").exists():
         return BatchingEmbedder(OnnxEmbedder(threads=threads))
