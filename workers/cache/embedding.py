@@ -202,7 +202,7 @@ class BatchingEmbedder:
         given = [text for call in batch for text in call.texts]
         try:
             vectors = self.inner.embed(given)
-        except Exception as error:  # noqa: BLE001 - every waiting caller must hear of it
+        except BaseException as error:  # noqa: BLE001 - every waiting caller must hear of it
             for call in batch:
                 call.answer.set_exception(error)
                 call.woken.set()
