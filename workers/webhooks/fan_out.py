@@ -71,13 +71,19 @@ def _follow(current: WebhookContext, stream: str, name: str) -> int:
     """Handle some entries; how many there were."""
     entries = _read(current.redis, name)
     one_round = _Round(current)
-    for entry_id, fields in entries:
-        event_id = f"{stream}-{entry_id.decode()}"
-        if stream == "ended":
-            _job_ended(one_round, event_id, fields)
-        else:
-            _something_happened(one_round, event_id, entry_id, fields)
-        current.redis.xack(name, WEBHOOK_GROUP, entry_id)
+    handled: list[bytes] = []
+    try:
+        for entry_id, fields in entries:
+            event_id = f"{stream}-{entry_id.decode()}"
+            if stream == "ended":
+                _job_ended(one_round, event_id, fields)
+            else:
+                _something_happened(one_round, event_id, entry_id, fields)
+            handled.append(entry_id)
+    finally:
+        # Together: most entries concern nobody, and what is handled again is noted once.
+        if handled:
+            current.redis.xack(name, WEBHOOK_GROUP, *handled)
     return len(entries)
 
 
