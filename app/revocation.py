@@ -34,11 +34,14 @@ LOOK_SECONDS = 1.0
 USED = "used:"  # before the id of a refresh token that was used: of interest to SQL alone
 FOREVER_MS = 253_402_300_799_000  # the year 9999: for what stays disabled until it is allowed again
 
-# The number of a reading: the time in us, so that numbers go on rising after a flush.
+# The number of a reading: the time in ns, so that numbers go on rising after a flush, and beyond
+# whatever was written. Lua's numbers are exact to 256 here, hence steps of 1000.
 _BEGIN = """#!lua flags=allow-oom
 local time = redis.call('TIME')
-local last = tonumber(redis.call('GET', KEYS[1]) or 0)
-local number = string.format('%.0f', math.max(time[1] * 1000000 + time[2], last + 1))
+local now = (time[1] * 1000000 + time[2]) * 1000
+local last = math.max(tonumber(redis.call('GET', KEYS[1]) or 0),
+  tonumber(redis.call('GET', KEYS[2]) or 0))
+local number = string.format('%.0f', math.max(now, last + 1000))
 redis.call('SET', KEYS[1], number)
 return number
 """
@@ -121,7 +124,7 @@ class Revocations:
         self._take_over()
 
     def _publish(self) -> bool:
-        number: Any = self._begin(keys=[self._reading_key])
+        number: Any = self._begin(keys=[self._reading_key, self._version_key])
         now = now_ms()
         with self._database.session() as session:
             rows = session.scalars(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -180,6 +181,20 @@ def test_a_slow_reading_neither_holds_up_nor_undoes_a_newer_one(
     assert Revocations(redis_client, prefix, database).refused(claims)
     assert redis_client.hget(f"{prefix}revoked", "tenant:acme") is not None
     slow.close()
+
+
+@pytest.mark.parametrize("ahead_seconds", [0, 3600])
+def test_a_version_that_another_release_or_clock_wrote_is_gone_beyond(
+    database: Database, redis_client: redis.Redis, prefix: str, ahead_seconds: int
+) -> None:
+    redis_client.set(f"{prefix}revoked:version", time.time_ns() + ahead_seconds * 10**9)
+    elsewhere = Revocations(redis_client, prefix, database)
+    claims = {"jti": "1", "sub": "ann", "tenant": "acme", "iat": 1}
+    assert not elsewhere.refused(claims)
+    with database.session() as session:
+        revoke(session, "tenant:acme", issued_until=now_ms(), expires_at=now_ms() + 60_000)
+    Revocations(redis_client, prefix, database).publish()
+    eventually(lambda: elsewhere.refused(claims), seconds=5, what="the other process knows")
 
 
 def test_a_rotated_secret_ends_the_old_one_and_its_tokens(

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.stack import eventually
 from workers.cache.embedding import (
     MAX_JOINED,
     MODELS,
@@ -155,8 +154,7 @@ def test_the_delay_is_what_waits_times_what_a_text_takes():
         assert batching.delay() == 2 * a_text
         slow.go_on.set()
         second.result()
-    # The leader gives the batch back after its callers have been answered.
-    eventually(lambda: batching.delay() == 0.0, seconds=10, what="nothing waits")
+    assert batching.delay() == 0.0
 
 
 def test_an_error_reaches_the_caller_and_the_next_call_works():
