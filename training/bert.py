@@ -34,7 +34,7 @@ class BertShape:
 class BertLayer(nn.Module):
     """Self-attention and feed-forward, each followed by residual and layer norm.
 
-    No dropout: training is one epoch over pairs that never repeat.
+    No dropout: training reads few pairs twice, and none three times.
     """
 
     def __init__(self, shape: BertShape) -> None:

@@ -14,6 +14,12 @@ from training.qualifying import qualify
 from training.rephrasing import rephrase, talk_around
 from training.utterances import INTENTS, UtterancePairs
 
+FRAMES = ("frames_code.txt", "frames_life.txt", "frames_scope.txt")
+# Written later, as people prompt models; many more subjects, each in few wordings.
+PROMPTS = (
+    "prompts_code.txt", "prompts_daily.txt", "prompts_knowledge.txt", "prompts_reason.txt",
+    "prompts_support.txt", "prompts_text.txt", "prompts_work.txt",
+)  # fmt: skip
 # Labelled "same" in the source, but the two sides of the comparison are exchanged.
 _MISLABELLED = "checklist:SRL: Order does not matter for comparison"
 
@@ -42,14 +48,14 @@ def read_labelled(path: Path, split: str) -> list[Pair]:
 class PairMaker:
     """Draws generated pairs; every draw depends on the seed alone."""
 
-    def __init__(self, seed: int, *, held_back: bool = False) -> None:
+    def __init__(
+        self, seed: int, *, held_back: bool = False, files: tuple[str, ...] = FRAMES + PROMPTS
+    ) -> None:
         self.rng = random.Random(seed)
         self.grammar = Grammar(self.rng)
-        files = ("frames_code.txt", "frames_life.txt", "frames_scope.txt")
         every = [frame for name in files for frame in read_frames(name)]
         self.frames = [frame for frame in every if frame.held_back == held_back]
         self.tails = [f for f in read_frames("tails.txt") if f.held_back == held_back]
-        self.clauses = read_frames("tails.txt") if not held_back else self.tails
 
     def meaning(self) -> Meaning:
         """A random meaning of a random frame."""
@@ -78,7 +84,7 @@ class PairMaker:
 
     def tailed_pair(self, a: str, b: str, base_same: bool, same: bool, source: str) -> Pair | None:
         """Two questions with a condition put to one or both of them."""
-        frame = self.rng.choice(self.clauses)
+        frame = self.rng.choice(self.tails)
         tail = self.grammar.meaning(frame, self.rng.randrange(len(frame.meanings)))
         if same:
             return self._finish(
@@ -191,14 +197,20 @@ def _draw(count: int, make: object) -> list[Pair]:
     return made
 
 
-def training_pairs(path: Path, seed: int, scale: float = 1.0) -> list[Pair]:
-    """Every pair of one epoch, shuffled. `scale` multiplies the number of generated ones."""
+def training_pairs(
+    path: Path, seed: int, scale: float, *, files: tuple[str, ...], grammar_share: float = 1.0
+) -> list[Pair]:
+    """Every pair of one stage of training, shuffled.
+
+    `scale` multiplies the number of pairs of every kind, `grammar_share` once more that of the
+    pairs drawn from the frames of `files`.
+    """
     rng = random.Random(seed)
     labelled = read_labelled(path, "train")
     qqp = [pair for pair in labelled if pair.source == "qqp"]
     paraphrases = [pair for pair in qqp if pair.same]
     checklist = [pair for pair in labelled if pair.source.startswith("checklist")]
-    maker = PairMaker(seed)
+    maker = PairMaker(seed, files=files)
     utterances = UtterancePairs(path.parent.parent / INTENTS, random.Random(seed))
     bases = [pair.a for pair in qqp]
 
@@ -253,8 +265,8 @@ def training_pairs(path: Path, seed: int, scale: float = 1.0) -> list[Pair]:
     pairs = some(paraphrases, 14000) + some([pair for pair in qqp if not pair.same], 22000)
     pairs += some(checklist, 2000)
     pairs += _draw(times(7500), lambda: uttered(True)) + _draw(times(6000), lambda: uttered(False))
-    pairs += _draw(times(12500), lambda: grammar(True))
-    pairs += _draw(times(16000), lambda: grammar(False))
+    pairs += _draw(int(times(12500) * grammar_share), lambda: grammar(True))
+    pairs += _draw(int(times(16000) * grammar_share), lambda: grammar(False))
     pairs += _draw(times(3500), lambda: tailed(True)) + _draw(times(4000), lambda: tailed(False))
     pairs += _draw(times(2000), lambda: edited(True)) + _draw(times(4500), lambda: edited(False))
     pairs += _draw(times(2000), lambda: qualified(True))

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from training.grammar_pairs import Grammar, read_frames, read_macros, read_words
-from training.pairs import PairMaker, development_pairs
+from training.pairs import FRAMES, PROMPTS, PairMaker, development_pairs
 from training.qualifying import qualify
 from training.rephrasing import rephrase, talk_around
 from training.utterances import Utterance, UtterancePairs, alike, read_utterances
 
-FILES = ("frames_code.txt", "frames_life.txt", "frames_scope.txt", "tails.txt")
+FILES = (*FRAMES, *PROMPTS, "tails.txt")
 
 
 def test_every_frame_names_slots_and_macros_that_exist():
@@ -31,7 +31,7 @@ def test_every_frame_names_slots_and_macros_that_exist():
 
 
 def test_frames_have_different_names():
-    names = [frame.name for name in FILES[:3] for frame in read_frames(name)]
+    names = [frame.name for name in FRAMES + PROMPTS for frame in read_frames(name)]
     assert len(names) == len(set(names))
 
 
@@ -41,10 +41,22 @@ def test_no_word_stands_for_two_values_of_a_slot():
         assert len(every) == len(set(every)), kind
 
 
-def test_held_back_frames_never_train():
-    training = {frame.name for frame in PairMaker(1).frames}
-    held_back = {frame.name for frame in PairMaker(1, held_back=True).frames}
-    assert held_back
+def test_wordings_of_one_prompt_speak_of_the_same_things_and_have_rivals():
+    for name in PROMPTS:
+        for frame in read_frames(name):
+            assert len(frame.meanings) > 1, frame.name
+            assert len(frame.meanings[0]) > 2, frame.name
+            for meaning in frame.meanings:
+                slots = [set(re.findall(r"\{(?:\w+:)?\w+\}", wording)) for wording in meaning]
+                assert all(found == slots[0] for found in slots), (frame.name, meaning)
+
+
+def test_held_back_frames_and_conditions_never_train():
+    maker, measuring = PairMaker(1), PairMaker(1, held_back=True)
+    training = {frame.name for frame in maker.frames + maker.tails}
+    held_back = {frame.name for frame in measuring.frames + measuring.tails}
+    assert measuring.frames
+    assert measuring.tails
     assert not training & held_back
     sources = {pair.source.split(":")[-1] for pair in development_pairs(40)}
     assert not sources & training
