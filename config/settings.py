@@ -223,7 +223,7 @@ class Settings(BaseSettings):
         default=0.82, ge=0.5, le=1.0, description="Least cosine of a semantic hit."
     )
     cache_verifier_bar: float = Field(
-        default=0.63, ge=0.0, le=1.0, description="Least verifier score of a semantic hit."
+        default=0.46, ge=0.0, le=1.0, description="Least verifier score of a semantic hit."
     )
     cache_wait_seconds: float = Field(
         default=0.1,

@@ -32,7 +32,7 @@ class CachePolicy:
     """How one route uses the cache. The defaults are the product's."""
 
     threshold: float = 0.82  # least cosine similarity of a semantic hit
-    verifier_bar: float = 0.63  # least score of the verifier
+    verifier_bar: float = 0.46  # least score of the verifier
     ttl: float = 86_400.0  # seconds that an answer lives
     sliding: bool = False  # whether a hit starts the time anew
     semantic: bool = True

@@ -155,7 +155,7 @@ class ShadowJudge:
             # At 1.0 nothing is served semantically: the last step is off.
             self._cache.evidence.set_pool_bar(pool, min(1.0, bar + self.policy.step))
         elif estimate.high < self.policy.max_error_rate and bar > base:
-            lowered = bar - self.policy.step
+            lowered = round(bar - self.policy.step, 6)  # 0.46 + 0.1 - 0.1 is above 0.46
             self._cache.evidence.set_pool_bar(pool, lowered if lowered > base else None)
         else:
             return
