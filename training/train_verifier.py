@@ -2,8 +2,8 @@
 
 A cross-encoder that starts from the packaged MiniLM weights and learns whether one answer serves
 two prompts. In two stages under one learning rate that rises and falls: 49,000 pairs of every kind,
-then 64,000 that hold the labelled questions again, and twice as many generated prompts, of many
-more subjects.
+then 64,000, of which labelled questions are a smaller part and generated prompts, of many more
+subjects, the greater one.
 """
 
 from __future__ import annotations
