@@ -6,7 +6,8 @@ The entries lie in the partition that is searched. Their vectors are random unit
 prompts looked up are those of PAIRS, or of `benchmarks/data/fresh_pairs.csv`, whose `a` is stored
 as well, so that lookups have something to verify. Time grows with the length of the prompts, which
 is told as `tokens`, the mean. `cpu_ms` is the processor time of a lookup, in this process
-and in Redis: other work on the machine disturbs it least.
+and in Redis: other work on the machine disturbs it least. `model_ms` is the median time to embed
+one of the prompts and to verify one of the pairs, which tells how fast this processor is.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +27,10 @@ from tasks.fingerprint import scope_of, tenant_pool
 from tasks.inference import InferenceSubmission
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import load_embedder
-from workers.cache.evaluate import read_pairs
+from workers.cache.evaluate import PairRow, read_pairs
 from workers.cache.scratch_redis import scratch_redis
 from workers.cache.semantic import VECTOR, partition_of
-from workers.cache.verifier import load_verifier
+from workers.cache.verifier import OnnxVerifier
 
 PAIRS = Path(__file__).parent / "data" / "fresh_pairs.csv"
 
@@ -55,6 +57,16 @@ def _redis_seconds(client: redis.Redis) -> float:
     return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
 
 
+def _median_ms(call: Callable[[PairRow], object], pairs: list[PairRow]) -> float:
+    """Median time of `call` over `pairs`, in milliseconds."""
+    times = []
+    for pair in pairs:
+        begun = time.perf_counter()
+        call(pair)
+        times.append((time.perf_counter() - begun) * 1000)
+    return round(float(np.median(times)), 2)
+
+
 def main() -> None:
     """Fill, look up, print percentiles in milliseconds."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -66,9 +78,8 @@ def main() -> None:
     arguments = parser.parse_args()
     pool = tenant_pool("bench")
     with scratch_redis() as url, redis.Redis.from_url(url) as client:
-        cache = SemanticCache(
-            client, load_embedder(), load_verifier(), policy=CachePolicy(volatile=True)
-        )
+        embedder, verifier = load_embedder(), OnnxVerifier()
+        cache = SemanticCache(client, embedder, verifier, policy=CachePolicy(volatile=True))
         fill(cache, client, arguments.entries, pool)
         pairs = read_pairs(arguments.pairs, arguments.split)[: arguments.most]
         for pair in pairs:
@@ -94,6 +105,10 @@ def main() -> None:
                     "cpu_ms": {
                         "here": round(here * 1000 / len(times), 2),
                         "redis": round(there * 1000 / len(times), 2),
+                    },
+                    "model_ms": {
+                        "embed": _median_ms(lambda pair: embedder.embed([pair.b]), pairs),
+                        "verify": _median_ms(lambda pair: verifier.score(pair.a, pair.b), pairs),
                     },
                     "verdicts": cache.get_cache_stats()["vetoes"],
                 }

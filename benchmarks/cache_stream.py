@@ -2,10 +2,11 @@
 
 `python -m benchmarks.cache_stream PAIRS.csv.gz --requests 12000 [--out STREAM.csv]`
 
-Questions that are labelled the same (split `calibrate`) form clusters with one answer each, and a
-question with a labelled-different partner brings that partner along, as a trap. Clusters are drawn
-by Zipf(0.8), then a wording in its cluster by Zipf(0.8) as well: people mostly repeat one wording.
-The text is Quora's: the stream is made on your machine and not kept here.
+Half of the clusters are questions that are labelled the same (split `calibrate`), with one answer
+each; the other half are traps: questions labelled different, from each other or from one of those
+clusters, each with an answer of its own. Clusters are drawn by Zipf(0.8), then a wording in its
+cluster by Zipf(0.8) as well: people mostly repeat one wording. The text is Quora's: the stream is
+made on your machine and not kept here.
 """
 
 from __future__ import annotations
@@ -24,12 +25,18 @@ from workers.cache.replay import StreamRow, replay
 EXPONENT = 0.8
 
 
-def clusters(path: Path, count: int, seed: int) -> list[list[str]]:
-    """`count` sets of wordings, each with one answer; half of the sets come as trap partners."""
+def question_pairs(path: Path) -> list[tuple[str, str, bool]]:
+    """The labelled question pairs of the split `calibrate`: two questions, whether the same."""
     with gzip.open(path, "rt", newline="") as stream:
-        rows = [
-            r for r in csv.DictReader(stream) if r["split"] == "calibrate" and r["source"] == "qqp"
+        return [
+            (row["a"], row["b"], row["same"] == "1")
+            for row in csv.DictReader(stream)
+            if row["split"] == "calibrate" and row["source"] == "qqp"
         ]
+
+
+def clusters(rows: list[tuple[str, str, bool]], count: int, seed: int) -> list[list[str]]:
+    """`count` sets of wordings, each with one answer; half of the sets are traps."""
     parent: dict[str, str] = {}
 
     def find(text: str) -> str:
@@ -39,9 +46,9 @@ def clusters(path: Path, count: int, seed: int) -> list[list[str]]:
             text = parent[text]
         return text
 
-    for row in rows:
-        a, b = find(row["a"]), find(row["b"])
-        if row["same"] == "1":
+    for one, other, same in rows:
+        a, b = find(one), find(other)
+        if same:
             parent[a] = b
     members: dict[str, list[str]] = {}
     for text in parent:
@@ -49,20 +56,16 @@ def clusters(path: Path, count: int, seed: int) -> list[list[str]]:
     rng = np.random.default_rng(seed)
     with_paraphrases = [root for root, texts in members.items() if len(texts) > 1]
     rng.shuffle(with_paraphrases)
-    partners: dict[str, list[str]] = {}
-    for row in rows:
-        if row["same"] == "0":
-            a, b = find(row["a"]), find(row["b"])
-            if a != b:
-                partners.setdefault(a, []).append(b)
-                partners.setdefault(b, []).append(a)
-    chosen: dict[str, None] = {}
-    for root in with_paraphrases:
+    chosen = dict.fromkeys(with_paraphrases[: count // 2])
+    different = [(find(one), find(other)) for one, other, same in rows if not same]
+    traps = [(a, b) for a, b in different if a != b]
+    rng.shuffle(traps)
+    # Those beside a chosen cluster first: few of the labels join a cluster to anything.
+    traps.sort(key=lambda pair: not (pair[0] in chosen or pair[1] in chosen))
+    for pair in traps:
         if len(chosen) >= count:
             break
-        chosen[root] = None
-        for partner in partners.get(root, [])[:1]:
-            chosen[partner] = None
+        chosen.update(dict.fromkeys(pair))
     return [members[root] for root in list(chosen)[:count]]
 
 
@@ -72,17 +75,28 @@ def zipf(size: int) -> np.ndarray:
     return weights / weights.sum()
 
 
-def make_stream(path: Path, requests: int, groups: int, seed: int) -> list[StreamRow]:
-    """`requests` draws from `groups` clusters."""
-    found = clusters(path, groups, seed)
+def make_stream(groups: list[list[str]], requests: int, seed: int) -> list[StreamRow]:
+    """`requests` draws from the clusters `groups`; an answer's name is its cluster's number."""
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(found))
+    order = rng.permutation(len(groups))
     rows = []
-    for rank in rng.choice(len(found), size=requests, p=zipf(len(found))):
+    for rank in rng.choice(len(groups), size=requests, p=zipf(len(groups))):
         cluster = int(order[rank])
-        texts = found[cluster]
+        texts = groups[cluster]
         rows.append(StreamRow(texts[int(rng.choice(len(texts), p=zipf(len(texts))))], str(cluster)))
     return rows
+
+
+def labelled_different(
+    rows: list[tuple[str, str, bool]], groups: list[list[str]]
+) -> set[frozenset[str]]:
+    """The pairs of answers of which a label says that they are different."""
+    answer = {text: str(cluster) for cluster, texts in enumerate(groups) for text in texts}
+    return {
+        frozenset((answer[one], answer[other]))
+        for one, other, same in rows
+        if not same and one in answer and other in answer
+    }
 
 
 def main() -> None:
@@ -95,7 +109,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     add_policy(parser)
     arguments = parser.parse_args()
-    rows = make_stream(arguments.pairs, arguments.requests, arguments.clusters, arguments.seed)
+    pairs = question_pairs(arguments.pairs)
+    groups = clusters(pairs, arguments.clusters, arguments.seed)
+    rows = make_stream(groups, arguments.requests, arguments.seed)
     if arguments.out:
         with arguments.out.open("w", newline="") as stream:
             writer = csv.writer(stream)
@@ -105,6 +121,14 @@ def main() -> None:
         parser,
         lambda: replay(rows, policy=policy_of(arguments), verifier=verifier_of(arguments)),
     )
+    different = labelled_different(pairs, groups)
+    sure = sum(
+        one["requests"]
+        for one in found["wrong"]
+        if frozenset((one["answer_id"], one["served_id"])) in different
+    )
+    # The rest of `wrong_rate` lies between clusters that no label compares.
+    found["labelled_different_rate"] = sure / len(rows)
     print(json.dumps(found, indent=1))
 
 

@@ -70,6 +70,15 @@ def test_replay_counts_hits_wrong_hits_and_the_ideal(
     assert found["hit_rate"] == pytest.approx(3 / 5)
     assert found["exact_hit_rate"] == pytest.approx(2 / 5)
     assert found["wrong_rate"] == pytest.approx(1 / 5)
+    assert found["wrong"] == [
+        {
+            "prompt": "Who painted Guernica?",
+            "answer_id": "somebody else",
+            "served_from": "Who painted Guernica?",
+            "served_id": "picasso",
+            "requests": 1,
+        }
+    ]
     assert found["ideal_hit_rate"] == pytest.approx(2 / 5)
     assert found["hits_by_layer"] == {"exact": 2, "semantic": 1}
     assert found["saved_cost_share"] == pytest.approx(3 / 5)

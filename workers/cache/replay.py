@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -59,7 +60,9 @@ def replay(
     """Send every row through a cache that starts empty; a miss stores the row's own answer.
 
     `exact_hit_rate` is what the exact layer alone would have hit; `wrong_rate` counts per request;
-    `ideal_hit_rate` is that of a cache that knows the labels.
+    `ideal_hit_rate` is that of a cache that knows the labels. `wrong` names the prompts that got
+    another answer than theirs, whose answer it was, and for how many requests, most of them first:
+    whether the cache is wrong there or the labels have a gap is for a reader to say.
     """
     with ExitStack() as stack:
         url = redis_url or stack.enter_context(scratch_redis())
@@ -73,7 +76,8 @@ def replay(
         )
         pool = tenant_pool("replay")
         by_layer = {"exact": 0, "semantic": 0}
-        wrong, milliseconds = 0, []
+        wrong: Counter[tuple[StreamRow, str, str]] = Counter()
+        milliseconds: list[float] = []
         seen_texts: set[str] = set()
         exact_only = 0
         for row in rows:
@@ -88,7 +92,8 @@ def replay(
                 cache.cache_response(row.prompt, answer, pool=pool)
             else:
                 by_layer[hit.layer] += 1
-                wrong += hit.answer.text != row.answer_id
+                if hit.answer.text != row.answer_id:
+                    wrong[row, hit.prompt, hit.answer.text] += 1
         stats = cache.get_cache_stats()
         cache.index.drop()
     total, hits = len(rows), sum(by_layer.values())
@@ -100,12 +105,22 @@ def replay(
         "hit_rate_interval": list(wilson(hits, total)),
         "exact_hit_rate": exact_only / total if total else 0.0,
         "exact_hit_rate_interval": list(wilson(exact_only, total)),
-        "wrong_rate": wrong / total if total else 0.0,
-        "wrong_rate_interval": list(wilson(wrong, total)),
+        "wrong_rate": wrong.total() / total if total else 0.0,
+        "wrong_rate_interval": list(wilson(wrong.total(), total)),
         "ideal_hit_rate": ideal / total if total else 0.0,
         "hits_by_layer": by_layer,
         "saved_cost_share": stats["saved_cost"] / (COST * total) if total else 0.0,
         "vetoes": stats["vetoes"],
+        "wrong": [
+            {
+                "prompt": row.prompt,
+                "answer_id": row.answer_id,
+                "served_from": stored,
+                "served_id": served,
+                "requests": count,
+            }
+            for (row, stored, served), count in wrong.most_common()
+        ],
         "lookup_ms": {"p50": round(float(p50), 3), "p95": round(float(p95), 3)},
     }
 
