@@ -103,6 +103,14 @@ def test_without_json_a_table_for_people_is_printed(run: Run, tmp_path: Path):
     assert "cosine_0.85" in ended.stdout
 
 
+def test_the_table_of_a_replay_names_what_was_served_wrongly(run: Run, tmp_path: Path):
+    path = tmp_path / "stream.csv"
+    path.write_text("prompt,answer_id\nWho painted Guernica?,1\nWho painted Guernica?,2\n")
+    ended = run("replay", str(path))
+    assert ended.returncode == 0, ended.stderr
+    assert "1 x 'Who painted Guernica?' served from 'Who painted Guernica?'" in ended.stdout
+
+
 @pytest.mark.parametrize(
     ("command", "text", "complaint"),
     [

@@ -8,6 +8,7 @@ import redis
 from tasks.cache_hit import CacheHit
 from tasks.exact_cache import Answer
 from tasks.fingerprint import tenant_pool
+from tests.cache.conftest import Believer
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder
 from workers.cache.shadow import ShadowJudge, ShadowPolicy, same_answer
@@ -95,6 +96,24 @@ def test_a_pool_that_is_right_for_long_gets_its_bar_back(
     for _ in range(8):
         judging.judge(hit(), "wanted", POOL, lambda: Answer("Yes.", "p", "m"))
     assert cache.evidence.pool_bar(POOL) == 0.0
+
+
+def test_another_verifier_starts_without_the_bars_and_judgements_of_the_one_before(
+    make_cache: MakeCache, cache_redis: redis.Redis, prefix: str
+):
+    before, after = make_cache(Believer("one")), make_cache(Believer("two"))
+    judging = judge(before, cache_redis, prefix, least_judged=5)
+    for _ in range(6):
+        judging.judge(hit(), "wanted", POOL, lambda: Answer("No.", "p", "m"))
+    assert before.evidence.pool_bar(POOL) > 0.0
+    assert judging.estimate(POOL) is not None
+    assert after.evidence.pool_bar(POOL) == 0.0
+    assert judge(after, cache_redis, prefix).estimate(POOL) is None
+    with cache_redis.pipeline() as pipeline:
+        after.evidence.ask(pipeline, POOL, "wanted", ["served"])
+        (against,) = after.evidence.heard(*pipeline.execute())
+    assert against.bar == 0.0
+    assert against.wrong  # that two answers differ is true under any verifier
 
 
 def test_the_estimate_weighs_hits_by_how_rarely_they_are_drawn(

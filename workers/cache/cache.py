@@ -73,7 +73,7 @@ class SemanticCache:
             client, prefix, embedder.build, embedder.width, algorithm=algorithm
         )
         self.store = AnswerStore(self.exact, self.index, max_bytes=max_bytes)
-        self.evidence = EvidenceBook(client, prefix)
+        self.evidence = EvidenceBook(client, prefix, verifier.build if verifier else "")
         self.uses = CacheUses(client, prefix)
         self._client = client
         self._embedding_delay = embedding_delay

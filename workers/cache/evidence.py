@@ -1,11 +1,12 @@
 """What was learned from use, kept in Redis: wrong pairs, raised bars, counters.
 
 Evidence only ever tightens: it can refuse a pair, raise an entry's or a tenant's bar, never lower
-one below the policy's.
+one below the policy's. A raised bar is a score of the verifier that it was raised under, so it is
+kept with that verifier's build, and no other build heeds it.
 
     <prefix>:wrong           zset of refused pairs, by time; the oldest are forgotten
-    <prefix>:bars            hash fingerprint -> least verifier score for this entry
-    <prefix>:pool_bars       hash pool digest -> least verifier score in this pool
+    <prefix>:bars            hash fingerprint -> build and least verifier score for this entry
+    <prefix>:pool_bars       hash pool digest -> build and least verifier score in this pool
     and the counters of tasks/cache_uses.py
 """
 
@@ -41,8 +42,9 @@ class Evidence:
 class EvidenceBook:
     """Reads and writes the evidence under one prefix."""
 
-    def __init__(self, client: redis.Redis, prefix: str) -> None:
-        self.client = client
+    def __init__(self, client: redis.Redis, prefix: str, build: str) -> None:
+        """`build` names the verifier whose scores the bars are."""
+        self.client, self.build = client, build
         self.wrong, self.bars = f"{prefix}:wrong", f"{prefix}:bars"
         self.pool_bars, self.hits = f"{prefix}:pool_bars", f"{prefix}:hits"
         self.prefix = prefix
@@ -57,16 +59,23 @@ class EvidenceBook:
         pipeline.hmget(self.bars, list(stored))
         pipeline.zmscore(self.wrong, [pair_name(wanted, other) for other in stored])
 
-    @staticmethod
     def heard(
-        pool_bar: bytes | None, bars: list[bytes | None], wrong: list[float | None]
+        self, pool_bar: bytes | None, bars: list[bytes | None], wrong: list[float | None]
     ) -> list[Evidence]:
         """The evidence for each stored entry that was asked about."""
-        base = float(pool_bar or 0.0)
+        base = self._read_bar(pool_bar)
         return [
-            Evidence(mark is not None, max(base, float(bar or 0.0)))
+            Evidence(mark is not None, max(base, self._read_bar(bar)))
             for bar, mark in zip(bars, wrong, strict=True)
         ]
+
+    def _written_bar(self, bar: float) -> str:
+        return f"{self.build} {bar!r}"
+
+    def _read_bar(self, written: bytes | None) -> float:
+        """The bar, or 0.0 where there is none or another verifier's."""
+        build, _, bar = (written or b"").decode().rpartition(" ")
+        return float(bar) if bar and build == self.build else 0.0
 
     def refuse(self, wanted: str, stored: str) -> None:
         """Never again serve one of these two requests with the other's answer."""
@@ -77,18 +86,18 @@ class EvidenceBook:
 
     def raise_bar(self, fingerprint: str, bar: float) -> None:
         """From now on `fingerprint` is served only above `bar`."""
-        self.client.hset(self.bars, fingerprint, repr(bar))
+        self.client.hset(self.bars, fingerprint, self._written_bar(bar))
 
     def set_pool_bar(self, pool: str, bar: float | None) -> None:
         """Raise the bar of a whole pool, or take the raise back with None."""
         if bar is None:
             self.client.hdel(self.pool_bars, digest(pool))
         else:
-            self.client.hset(self.pool_bars, digest(pool), repr(bar))
+            self.client.hset(self.pool_bars, digest(pool), self._written_bar(bar))
 
     def pool_bar(self, pool: str) -> float:
         """The raised bar of a pool; 0.0 without one."""
-        return float(cast("bytes | None", self.client.hget(self.pool_bars, digest(pool))) or 0.0)
+        return self._read_bar(cast("bytes | None", self.client.hget(self.pool_bars, digest(pool))))
 
     def forget_entries(self, pipeline: Any, fingerprints: Sequence[str]) -> None:
         """Queue the removal of what is kept for single entries."""

@@ -29,6 +29,7 @@ from workers.cache.scratch_redis import scratch_redis
 from workers.cache.statistics import wilson
 from workers.cache.verifier import Verifier, load_verifier
 
+MOST_SHOWN = 10  # wrong prompts, in the report for people
 COST = 0.001  # US dollars an answer; the share saved does not depend on it
 
 
@@ -132,6 +133,10 @@ def _lines(found: dict[str, Any]) -> str:
         low, high = found[f"{name}_interval"]
         return f"{found[name]:.2%} [{low:.2%}, {high:.2%}]"
 
+    wrong = "".join(
+        f"\n  {one['requests']} x {one['prompt']!r} served from {one['served_from']!r}"
+        for one in found["wrong"][:MOST_SHOWN]
+    )
     return (
         f"{found['requests']} requests\n"
         f"hits          {share('hit_rate')}\n"
@@ -140,7 +145,7 @@ def _lines(found: dict[str, Any]) -> str:
         f"wrong         {share('wrong_rate')}\n"
         f"cost saved    {found['saved_cost_share']:.2%}\n"
         f"lookup        p50 {found['lookup_ms']['p50']:.1f} ms, "
-        f"p95 {found['lookup_ms']['p95']:.1f} ms"
+        f"p95 {found['lookup_ms']['p95']:.1f} ms" + (f"\nmost often wrong:{wrong}" if wrong else "")
     )
 
 

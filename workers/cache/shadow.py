@@ -25,6 +25,7 @@ from workers.cache.slots import read_slots
 from workers.cache.statistics import wilson
 
 HOUR = 3_600
+MONTH = 30 * 86_400  # an estimate to which nothing was added for so long is forgotten
 _POLARITY = re.compile(r"^\W*(yes|no|true|false|correct|incorrect)\b", re.IGNORECASE)
 
 
@@ -123,6 +124,7 @@ class ShadowJudge:
             pipeline.hincrbyfloat(key, "weight", weight)
             pipeline.hincrbyfloat(key, "wrong_weight", 0.0 if right else weight)
             pipeline.hincrby(key, "wrong", 0 if right else 1)
+            pipeline.expire(key, MONTH)
             self._cache.evidence.count(
                 pipeline, pool, {"shadow_judged": 1.0, "shadow_wrong": 0.0 if right else 1.0}
             )
@@ -162,4 +164,5 @@ class ShadowJudge:
         self._client.delete(self._window(pool))
 
     def _window(self, pool: str) -> str:
-        return f"{self._prefix}:shadow:{digest(pool)}"
+        """The judgements of one pool under one verifier: another one errs otherwise."""
+        return f"{self._prefix}:shadow:{digest(pool, self._cache.evidence.build)}"
