@@ -63,6 +63,7 @@ SUBMITTING = RECORDING | {  # endpoints that bring work
     "batches.create_batch",
     "auth.issue_token",  # each a costly hash
 }
+BUFFERED = 65_536  # bytes of a body that the server has read by the time we answer
 PUBLIC = ("/v1/health", "/v1/metrics", "/v1/auth/", "/docs", "/openapi.json")
 
 
@@ -191,7 +192,18 @@ def _finish(response: Response) -> Response:
     if response.mimetype == "text/html":
         for name, value in PAGE_HEADERS.items():
             response.headers.setdefault(name, value)
+    if response.status_code >= 400 and _may_be_unread():
+        # The server closes such a connection; a client that is not told may send on it again.
+        response.headers["Connection"] = "close"
     return response
+
+
+def _may_be_unread() -> bool:
+    """Whether the request has a body that an early refusal can have left on the wire."""
+    length = request.content_length
+    if length is None:
+        return "Transfer-Encoding" in request.headers
+    return length > BUFFERED
 
 
 def _leave(_error: BaseException | None) -> None:

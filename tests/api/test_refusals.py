@@ -233,3 +233,20 @@ def test_redis_stopped_during_a_poll(tmp_path: Path, prefix: str, login: Login, 
     assert client.get("/v1/health").json["status"] == "unavailable"
     assert client.get("/v1/health/live").status_code == 200
     hub.stop()
+
+
+@pytest.mark.parametrize(
+    ("size", "closes"), [(1_000, None), (70_000, "close"), (2_000_000, "close")]
+)
+def test_a_refusal_that_left_a_large_body_unread_says_that_the_connection_ends(
+    client: FlaskClient, size: int, closes: str | None
+):
+    answer = client.post("/v1/inference", data=b"x" * size, content_type="application/json")
+    assert answer.status_code == 401
+    assert answer.headers.get("Connection") == closes
+
+
+def test_so_does_one_to_a_body_of_unknown_length(client: FlaskClient):
+    answer = client.post("/v1/inference", headers={"Transfer-Encoding": "chunked"})
+    assert answer.status_code == 401
+    assert answer.headers["Connection"] == "close"
