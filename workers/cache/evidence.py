@@ -2,11 +2,12 @@
 
 Evidence only ever tightens: it can refuse a pair, raise an entry's or a tenant's bar, never lower
 one below the policy's. A raised bar is a score of the verifier that it was raised under, so it is
-kept with that verifier's build, and no other build heeds it.
+kept with that verifier's build, and no other build heeds it. (`bars` and `pool_bars` held bare
+numbers; workers of that version may still read them during an update.)
 
     <prefix>:wrong           zset of refused pairs, by time; the oldest are forgotten
-    <prefix>:bars            hash fingerprint -> build and least verifier score for this entry
-    <prefix>:pool_bars       hash pool digest -> build and least verifier score in this pool
+    <prefix>:verifier_bars   hash fingerprint -> build and least verifier score for this entry
+    <prefix>:pool_verifier_bars  hash pool digest -> build and least verifier score in this pool
     and the counters of tasks/cache_uses.py
 """
 
@@ -45,8 +46,8 @@ class EvidenceBook:
     def __init__(self, client: redis.Redis, prefix: str, build: str) -> None:
         """`build` names the verifier whose scores the bars are."""
         self.client, self.build = client, build
-        self.wrong, self.bars = f"{prefix}:wrong", f"{prefix}:bars"
-        self.pool_bars, self.hits = f"{prefix}:pool_bars", f"{prefix}:hits"
+        self.wrong, self.bars = f"{prefix}:wrong", f"{prefix}:verifier_bars"
+        self.pool_bars, self.hits = f"{prefix}:pool_verifier_bars", f"{prefix}:hits"
         self.prefix = prefix
 
     def pool_stats(self, pool: str) -> str:
