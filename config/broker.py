@@ -9,6 +9,11 @@ kombu 5.7 makes a new `redis.Redis` for every command that it sends outside its 
 a message as delivered, to acknowledge it, to publish an event). Making them took 17% of the time of
 a busy worker's main thread. A client is thread-safe and holds no connection of its own: the pool
 does, and a channel whose pool was replaced after a lost connection gets a new client with it.
+
+A channel that kombu could not close before it gave up its connection asks the connection for
+Redis' address once more, and finds none. kombu 5.7 raises AttributeError there, which ends a worker
+that lost Redis with a message in its hands; ours says that the connection is lost, and Celery
+connects again. The message comes back after the visibility timeout.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from __future__ import annotations
 from typing import Any
 
 from kombu.transport import redis, virtual
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from config.celery import INFERENCE_QUEUES
 
@@ -52,8 +58,15 @@ class QoS(redis.QoS):
 class _OneClient:
     """Keeps the client that `_create_client` made, as long as its pool."""
 
+    connection: Any
     pool: Any
     _kept: Any = None
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        if self.connection is None or self.connection.client is None:
+            raise RedisConnectionError("the connection of this channel was given up")
+        params: dict[str, Any] = super()._connparams(asynchronous=asynchronous)  # type: ignore[misc]
+        return params
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         if asynchronous:  # these own a connection

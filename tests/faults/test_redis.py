@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -103,8 +104,14 @@ def submit_all(stack: RealStack, count: int, **body: object) -> list[str]:
     return ids
 
 
-def all_succeed(stack: RealStack, ids: list[str], seconds: float) -> None:
+def all_succeed(
+    stack: RealStack,
+    ids: list[str],
+    seconds: float,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> None:
     def done() -> bool:
+        meanwhile()
         try:
             return all(stack.ledger.read(i, "acme").job.state.terminal for i in ids)
         except redis.RedisError:
@@ -117,14 +124,13 @@ def all_succeed(stack: RealStack, ids: list[str], seconds: float) -> None:
 
 def test_redis_killed_twice_under_load(stack: RealStack) -> None:
     ids = submit_all(stack, 150, cache={"mode": "off"})
+    run = Chaos(stack, 0, reconciler=True)
     for _ in range(2):
         stack.kill("redis")
         stack.start_redis()
         ids += submit_all(stack, 100, cache={"mode": "off"})
-        run = Chaos(stack, 0, reconciler=True)
         run.supervise()
-    eventually(lambda: run.supervise() is None, seconds=1, what="supervision")
-    all_succeed(stack, ids, seconds=60)
+    all_succeed(stack, ids, seconds=60, meanwhile=run.supervise)
 
 
 def test_jobs_run_without_the_caches_redis(stack: RealStack) -> None:
