@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from workers.cache.measuring import add_policy, measured, policy_of, verifier_of
+from workers.cache.measuring import add_policy, add_shadow_rate, measured, policy_of, verifier_of
 from workers.cache.replay import StreamRow, replay
 
 EXPONENT = 0.8
@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path)
     add_policy(parser)
+    add_shadow_rate(parser)
     arguments = parser.parse_args()
     pairs = question_pairs(arguments.pairs)
     groups = clusters(pairs, arguments.clusters, arguments.seed)
@@ -119,7 +120,12 @@ def main() -> None:
             writer.writerows((row.prompt, row.answer_id) for row in rows)
     found = measured(
         parser,
-        lambda: replay(rows, policy=policy_of(arguments), verifier=verifier_of(arguments)),
+        lambda: replay(
+            rows,
+            policy=policy_of(arguments),
+            verifier=verifier_of(arguments),
+            shadow_rate=arguments.shadow_rate,
+        ),
     )
     different = labelled_different(pairs, groups)
     sure = sum(

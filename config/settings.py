@@ -232,7 +232,10 @@ class Settings(BaseSettings):
         description="A prompt that waits longer for the embedder gets no semantic lookup.",
     )
     cache_shadow_rate: float = Field(
-        default=0.05, ge=0.0, le=1.0, description="Share of doubtful hits that are checked."
+        default=0.05,
+        ge=0.0,
+        le=1.0,
+        description="Share of doubtful hits that are checked; of clear ones a tenth of it.",
     )
     cache_shadow_calls_per_hour: int = Field(
         default=60, ge=0, description="Provider calls for checking, per tenant."

@@ -42,9 +42,7 @@ class Shadow:
     def _consider(self, hit: CacheHit, lookup: Lookup, request: InferenceRequest) -> None:
         try:
             if self._judge.wants(hit, lookup.scope.pool):
-                self._judge.judge(
-                    hit, lookup.fingerprint, lookup.scope.pool, lambda: self._ask(request)
-                )
+                self._judge.judge(hit, lookup, lambda: self._ask(request))
         except (redis.RedisError, ProviderError) as error:
             logger.info(
                 "hit not judged",

@@ -24,11 +24,12 @@ class Believer:
     """A verifier that accepts everything: what it lets through, the partition must stop."""
 
     build: str = "believer"
+    score: float = 1.0
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     def judge(self, prompt: str, stored: str, bar: float) -> Verdict:
         self.asked.append((prompt, stored))
-        return Verdict(1.0, None if bar <= 1.0 else "low_score")
+        return Verdict(self.score, None if bar <= self.score else "low_score")
 
 
 @pytest.fixture(scope="session")

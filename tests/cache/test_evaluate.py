@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cache.conftest import Believer
 from workers.cache.embedding import Embedder
 from workers.cache.evaluate import PairRow, evaluate, read_pairs
 from workers.cache.replay import StreamRow, read_stream, replay
@@ -82,6 +83,25 @@ def test_replay_counts_hits_wrong_hits_and_the_ideal(
     assert found["ideal_hit_rate"] == pytest.approx(2 / 5)
     assert found["hits_by_layer"] == {"exact": 2, "semantic": 1}
     assert found["saved_cost_share"] == pytest.approx(3 / 5)
+
+
+def test_a_replay_with_judging_corrects_a_wording_that_comes_back(
+    cache_redis_url: str, embedder: Embedder
+):
+    rows = [StreamRow("Who painted Guernica?", "picasso")]
+    rows += [StreamRow("Who has painted Guernica?", "nobody")] * 3
+    doubtful = Believer(score=0.6)
+    plain = replay(rows, redis_url=cache_redis_url, embedder=embedder, verifier=doubtful)
+    assert plain["wrong_rate"] == pytest.approx(3 / 4)
+    assert plain["saved_cost_share"] == pytest.approx(3 / 4)
+    assert plain["shadow"] == {"judged": 0, "wrong": 0, "bar": 0.46}
+    judged = replay(
+        rows, redis_url=cache_redis_url, embedder=embedder, verifier=doubtful, shadow_rate=1.0
+    )
+    assert judged["wrong_rate"] == pytest.approx(1 / 4)
+    assert judged["hits_by_layer"] == {"exact": 2, "semantic": 1}
+    assert judged["saved_cost_share"] == pytest.approx(2 / 4)  # a call for the judgement
+    assert judged["shadow"] == {"judged": 1, "wrong": 1, "bar": 0.46}
 
 
 @pytest.mark.parametrize(

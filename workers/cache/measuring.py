@@ -53,9 +53,18 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bar", type=float, default=default.verifier_bar, help="least score, default %(default)s"
     )
-
     parser.add_argument(
         "--verifier", type=Path, help="folder of another verifier: model.onnx and card.json"
+    )
+
+
+def add_shadow_rate(parser: argparse.ArgumentParser) -> None:
+    """The option that has hits judged; without it nothing is."""
+    parser.add_argument(
+        "--shadow-rate",
+        type=float,
+        default=0.0,
+        help="share of doubtful hits that are judged, as CACHE_SHADOW_RATE; default %(default)s",
     )
 
 

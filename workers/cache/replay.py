@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,19 @@ import redis
 from tasks.cache_policy import CachePolicy
 from tasks.exact_cache import Answer
 from tasks.fingerprint import normalise, tenant_pool
+from tasks.inference import InferenceSubmission
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder, load_embedder
-from workers.cache.measuring import add_policy, measured, policy_of, read_columns, verifier_of
+from workers.cache.measuring import (
+    add_policy,
+    add_shadow_rate,
+    measured,
+    policy_of,
+    read_columns,
+    verifier_of,
+)
 from workers.cache.scratch_redis import scratch_redis
+from workers.cache.shadow import ShadowJudge, ShadowPolicy
 from workers.cache.statistics import wilson
 from workers.cache.verifier import Verifier, load_verifier
 
@@ -57,8 +68,13 @@ def replay(
     policy: CachePolicy | None = None,
     embedder: Embedder | None = None,
     verifier: Verifier | None = None,
+    shadow_rate: float = 0.0,
 ) -> dict[str, Any]:
     """Send every row through a cache that starts empty; a miss stores the row's own answer.
+
+    Of the doubtful hits the share `shadow_rate` is judged as the product does it, with the row's
+    answer for that of the provider, at the price of a call: a judge that never errs, without an
+    hourly limit. At 0 nothing is judged, and the cache learns nothing about its errors.
 
     `exact_hit_rate` is what the exact layer alone would have hit; `wrong_rate` counts per request;
     `ideal_hit_rate` is that of a cache that knows the labels. `wrong` names the prompts that got
@@ -75,6 +91,14 @@ def replay(
             prefix=f"replay:{time.time_ns()}",
             policy=replace(policy or CachePolicy(), volatile=True),
         )
+        judge = ShadowJudge(
+            cache,
+            client,
+            cache.exact.prefix,
+            policy=ShadowPolicy(rate=shadow_rate, calls_per_hour=len(rows)),
+            draw=random.Random(0).random,
+            compare=str.__eq__,
+        )
         pool = tenant_pool("replay")
         by_layer = {"exact": 0, "semantic": 0}
         wrong: Counter[tuple[StreamRow, str, str]] = Counter()
@@ -86,18 +110,23 @@ def replay(
             exact_only += text in seen_texts
             seen_texts.add(text)
             begun = time.perf_counter()
-            hit = cache.get_similar_cached_response(row.prompt, pool=pool)
+            lookup = cache.read(InferenceSubmission(prompt=row.prompt), pool=pool)
+            hit = cache.look_up([lookup])[0]
             milliseconds.append((time.perf_counter() - begun) * 1000)
+            ask = partial(Answer, row.answer_id, "replay", "replay", cost=COST)
             if hit is None:
-                answer = Answer(row.answer_id, "replay", "replay", cost=COST)
-                cache.cache_response(row.prompt, answer, pool=pool)
-            else:
-                by_layer[hit.layer] += 1
-                if hit.answer.text != row.answer_id:
-                    wrong[row, hit.prompt, hit.answer.text] += 1
+                cache.store_answer(lookup, ask())
+                continue
+            by_layer[hit.layer] += 1
+            if hit.answer.text != row.answer_id:
+                wrong[row, hit.prompt, hit.answer.text] += 1
+            if judge.wants(hit, pool):
+                judge.judge(hit, lookup, ask)
         stats = cache.get_cache_stats()
+        bar = max(cache.policy.verifier_bar, cache.evidence.pool_bar(pool))
         cache.index.drop()
     total, hits = len(rows), sum(by_layer.values())
+    judged = stats["shadow"]["judged"]
     ideal = total - len({row.answer_id for row in rows})
     p50, p95 = np.percentile(milliseconds, [50, 95]) if milliseconds else (0.0, 0.0)
     return {
@@ -110,7 +139,8 @@ def replay(
         "wrong_rate_interval": list(wilson(wrong.total(), total)),
         "ideal_hit_rate": ideal / total if total else 0.0,
         "hits_by_layer": by_layer,
-        "saved_cost_share": stats["saved_cost"] / (COST * total) if total else 0.0,
+        "saved_cost_share": (stats["saved_cost"] / COST - judged) / total if total else 0.0,
+        "shadow": {**stats["shadow"], "bar": bar},
         "vetoes": stats["vetoes"],
         "wrong": [
             {
@@ -143,7 +173,8 @@ def _lines(found: dict[str, Any]) -> str:
         f"exact alone   {share('exact_hit_rate')}\n"
         f"ideal         {found['ideal_hit_rate']:.2%}\n"
         f"wrong         {share('wrong_rate')}\n"
-        f"cost saved    {found['saved_cost_share']:.2%}\n"
+        f"cost saved    {found['saved_cost_share']:.2%}, after {found['shadow']['judged']} calls "
+        f"to judge hits\n"
         f"lookup        p50 {found['lookup_ms']['p50']:.1f} ms, "
         f"p95 {found['lookup_ms']['p95']:.1f} ms" + (f"\nmost often wrong:{wrong}" if wrong else "")
     )
@@ -155,6 +186,7 @@ def main() -> None:
     parser.add_argument("stream", type=Path, help="CSV with the columns prompt, answer_id")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     add_policy(parser)
+    add_shadow_rate(parser)
     arguments = parser.parse_args()
     found = measured(
         parser,
@@ -162,6 +194,7 @@ def main() -> None:
             read_stream(arguments.stream),
             policy=policy_of(arguments),
             verifier=verifier_of(arguments),
+            shadow_rate=arguments.shadow_rate,
         ),
     )
     sys.stdout.write((orjson.dumps(found).decode() if arguments.json else _lines(found)) + "\n")

@@ -3,6 +3,9 @@
 A sample of semantic hits, mostly of the grey zone, is asked of the provider anyway. An answer that
 differs demotes its entry: the pair is never served again and the entry needs a higher score. The
 share of wrong answers is estimated per pool; above `max_error_rate` the pool's bar goes up.
+
+The provider's answer was paid for, so it is kept as that of the prompt itself. A wording that comes
+back often is soon drawn, and from then on it is an exact hit and costs no second call.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from tasks.exact_cache import Answer
 from tasks.fingerprint import digest
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder
+from workers.cache.hit import Lookup
 from workers.cache.slots import read_slots
 from workers.cache.statistics import wilson
 
@@ -34,7 +38,7 @@ class ShadowPolicy:
     """How much is judged, and what is tolerated."""
 
     rate: float = 0.05  # share of grey-zone hits that are judged
-    clear_rate: float = 0.005  # share of the other semantic hits
+    clear_part: float = 0.1  # of that share, for the other semantic hits
     grey_below: float = 0.9  # verifier score under which a hit is in the grey zone
     calls_per_hour: int = 60  # provider calls for judging, per pool
     max_error_rate: float = 0.02  # wrong answers per semantic hit
@@ -107,15 +111,18 @@ class ShadowJudge:
         if hit.layer != "semantic" or hit.verifier_score is None:
             return 0.0
         grey = hit.verifier_score < self.policy.grey_below
-        return self.policy.rate if grey else self.policy.clear_rate
+        return self.policy.rate * (1.0 if grey else self.policy.clear_part)
 
-    def judge(self, hit: CacheHit, wanted: str, pool: str, ask: Callable[[], Answer]) -> bool:
-        """Ask the provider, compare, record; returns whether the served answer was right.
+    def judge(self, hit: CacheHit, lookup: Lookup, ask: Callable[[], Answer]) -> bool:
+        """Ask the provider, compare, record, keep; returns whether the served answer was right.
 
-        `wanted` is the fingerprint of the request that was served `hit`. Errors of `ask` pass
-        through and nothing is recorded.
+        `lookup` is the request that was served `hit`. Errors of `ask` pass through and nothing is
+        recorded.
         """
-        right = self._compare(hit.answer.text, ask().text)
+        pool = lookup.scope.pool
+        generations = self._cache.store.generations(pool)
+        answer = ask()
+        right = self._compare(hit.answer.text, answer.text)
         # A hit judged with probability p stands for 1/p hits (Horvitz and Thompson 1952).
         weight = 1.0 / max(self._rate(hit), 1e-6)
         key = self._window(pool)
@@ -130,9 +137,10 @@ class ShadowJudge:
             )
             pipeline.execute()
         if not right:
-            self._cache.evidence.refuse(wanted, hit.fingerprint)
+            self._cache.evidence.refuse(lookup.fingerprint, hit.fingerprint)
             self._cache.evidence.raise_bar(hit.fingerprint, self.policy.demoted_bar)
         self._adjust(pool)
+        self._cache.store_answer(lookup, answer, generations=generations)
         return right
 
     def estimate(self, pool: str) -> ErrorEstimate | None:
