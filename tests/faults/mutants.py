@@ -207,6 +207,11 @@ MUTANTS = [
         "tests/faults/test_half_open.py",
     ),
     mutant(
+        "given-up", "config/broker.py",
+        "if self.connection is None or self.connection.client is None:", "if False:",
+        "tests/config/test_broker.py",
+    ),
+    mutant(
         "cache-down", "workers/cache/cache.py",
         '# Redis may come back empty\n            self.exact.failed("lookup", error)\n',
         "\n            raise\n",
