@@ -15,13 +15,13 @@ from app.problems import FieldFault, Problem
 from app.services import Services
 from app.submission import CHARS_PER_TOKEN, DEFAULT_OUTPUT_TOKENS, check_model
 from tasks.batches import PreparedLine
+from tasks.cache_policy import plan
 from tasks.files import StoredFile
-from tasks.fingerprint import fingerprint, last_user_text, scope_of, tenant_pool
+from tasks.fingerprint import fingerprint, last_user_text
 from tasks.inference import InferenceRequest, InferenceSubmission
 from tasks.jsonl import Line, NotAnArrayError
 
 MOST_REPORTED = 1_000  # faults; all are counted
-_DEDUPLICATED = ("on", "exact")  # cache modes in which one answer may serve several lines
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,10 @@ class _Preparer:
             created_at=self._now,
         )
         text = last_user_text(submission)
-        scope = scope_of(submission, pool=tenant_pool(self._caller.tenant))
-        exact = fingerprint(scope, text)
-        shared = submission.cache.mode in _DEDUPLICATED
+        rules = self._services.repeats.rules
+        exact = fingerprint(rules.scope(submission, self._caller.tenant), text)
+        # One answer may serve several lines where a repeat would be served from the cache.
+        shared = plan(submission, text, rules.policy(submission.model_preference)).exact
         chars = len(submission.prompt or "") + sum(
             len(message.text) for message in submission.messages or ()
         )

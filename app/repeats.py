@@ -10,9 +10,9 @@ import time
 
 import redis
 
-from config.settings import Settings
 from tasks.cache_hit import CacheHit, hit_of
-from tasks.cache_policy import configured_policy, plan
+from tasks.cache_policy import plan
+from tasks.cache_rules import CacheRules
 from tasks.cache_uses import CacheUses
 from tasks.exact_cache import ExactCache
 from tasks.inference import InferenceSubmission
@@ -23,9 +23,8 @@ PAUSE_SECONDS = 2.0  # without the cache, after its Redis did not answer
 class Repeats:
     """Looks for stored answers to exactly the same request, of the same tenant."""
 
-    def __init__(self, client: redis.Redis, settings: Settings) -> None:
-        prefix = f"{settings.key_prefix}cache"
-        self._policy = configured_policy(settings)
+    def __init__(self, client: redis.Redis, prefix: str, rules: CacheRules) -> None:
+        self.rules = rules
         self._exact = ExactCache(client, prefix, on_failure=self._pause)
         self._away_until = 0.0
         self.uses = CacheUses(client, prefix)
@@ -38,10 +37,15 @@ class Repeats:
         """
         if time.monotonic() < self._away_until:
             return None
-        if not plan(submission, text, self._policy).exact:
+        if not plan(submission, text, self.rules.policy(submission.model_preference)).exact:
             return None
         entry = self._exact.get(name, pool)
         return None if entry is None else hit_of(entry, "exact", 1.0, None)
+
+    def count(self, submission: InferenceSubmission, pool: str, hit: CacheHit) -> None:
+        """Note that `hit` was served."""
+        slides = self.rules.policy(submission.model_preference).sliding
+        self.uses.add(pool, {}, hit, slides=slides)
 
     def _pause(self, operation: str) -> None:
         if operation != "decode":

@@ -17,6 +17,7 @@ from config.catalogue import Catalogue, load_catalogue
 from config.settings import Settings
 from tasks.accounts import Accounts
 from tasks.batches import Batches
+from tasks.cache_rules import configured_rules
 from tasks.control import Control
 from tasks.database import Database
 from tasks.deliveries import Deliveries
@@ -77,6 +78,7 @@ def make_services(settings: Settings) -> Services:
     if settings.durability == "replicated":
         replication = Replication(settings.replication_timeout_seconds)
     registry = CollectorRegistry()
+    catalogue = load_catalogue(settings.models_file)
     return Services(
         settings=settings,
         job_redis=client,
@@ -88,7 +90,7 @@ def make_services(settings: Settings) -> Services:
         ),
         hub=WaitHub(client, settings.key_prefix, most=settings.max_tenant_held),
         streams=JobStreams(client, settings.key_prefix),
-        catalogue=load_catalogue(settings.models_file),
+        catalogue=catalogue,
         batches=Batches(client, settings.key_prefix),
         files=FileStore(client, settings.key_prefix, settings.files_url),
         webhooks=Webhooks(client, settings.key_prefix),
@@ -99,7 +101,9 @@ def make_services(settings: Settings) -> Services:
         database=database,
         accounts=Accounts(client, settings.key_prefix, database),
         revocations=Revocations(client, settings.key_prefix, database),
-        repeats=Repeats(cache_client, settings),
+        repeats=Repeats(
+            cache_client, f"{settings.key_prefix}cache", configured_rules(settings, catalogue)
+        ),
         registry=registry,
         metrics=Metrics(
             Recent(client, settings.key_prefix),

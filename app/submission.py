@@ -19,7 +19,7 @@ from app.services import Services
 from config.catalogue import AUTO, Catalogue
 from tasks.cache_hit import cached_response
 from tasks.egress import ForbiddenURLError, check_url
-from tasks.fingerprint import fingerprint, last_user_text, scope_of, tenant_pool
+from tasks.fingerprint import fingerprint, last_user_text
 from tasks.inference import InferenceRequest, InferenceSubmission
 from tasks.ledger import AccountNotLoadedError, Idempotency, Limits, NewJob, Snapshot, new_job_id
 from tasks.metrics import CACHE
@@ -119,8 +119,9 @@ def submit(
         user_id=caller.user,
         created_at=datetime.now(UTC),
     )
-    pool, text = tenant_pool(caller.tenant), last_user_text(submission)
-    name = fingerprint(scope_of(submission, pool=pool), text)
+    scope = services.repeats.rules.scope(submission, caller.tenant)
+    text, pool = last_user_text(submission), scope.pool
+    name = fingerprint(scope, text)
     looked = time.monotonic()
     with services.tracing.span("cache lookup") as span:
         hit = services.repeats.find(submission, text, name, pool)
@@ -160,7 +161,7 @@ def submit(
     )
     snapshot, created = record(services, job, channel=channel, job_id=job_id)
     if hit is not None and created:
-        services.repeats.uses.add(pool, {}, hit)
+        services.repeats.count(submission, pool, hit)
         services.metrics.increment_cache_hit()
         services.metrics.record_job_end("succeeded", submission.priority.value)
         services.metrics.record_request_latency(time.perf_counter() - g.began, CACHE)

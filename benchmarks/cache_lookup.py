@@ -22,6 +22,7 @@ import numpy as np
 import redis
 
 from tasks.cache_policy import CachePolicy
+from tasks.cache_rules import CacheRules
 from tasks.exact_cache import Answer
 from tasks.fingerprint import scope_of, tenant_pool
 from tasks.inference import InferenceSubmission
@@ -79,7 +80,8 @@ def main() -> None:
     pool = tenant_pool("bench")
     with scratch_redis() as url, redis.Redis.from_url(url) as client:
         embedder, verifier = load_embedder(), OnnxVerifier()
-        cache = SemanticCache(client, embedder, verifier, policy=CachePolicy(volatile=True))
+        rules = CacheRules(CachePolicy(volatile=True))
+        cache = SemanticCache(client, embedder, verifier, rules=rules)
         fill(cache, client, arguments.entries, pool)
         pairs = read_pairs(arguments.pairs, arguments.split)[: arguments.most]
         for pair in pairs:

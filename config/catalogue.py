@@ -78,6 +78,27 @@ class Offer(_Strict):
     limit: RateLimit | None = Field(default=None, description="None: the provider's limit, shared")
 
 
+class CacheSpec(_Strict):
+    """How answers to requests that name a model, a route or `auto` are cached.
+
+    What is left out is as the settings have it.
+    """
+
+    layers: Literal["all", "exact", "none"] | None = Field(
+        default=None, description="exact: no semantic lookup; none: neither read nor stored"
+    )
+    ttl: int | None = Field(default=None, ge=1, le=31_536_000, description="seconds")
+    sliding: bool | None = Field(default=None, description="whether a hit starts the ttl anew")
+    threshold: float | None = Field(default=None, ge=0.5, le=1.0, description="least cosine")
+    verifier_bar: float | None = Field(default=None, ge=0.0, le=1.0, description="least score")
+    max_temperature: float | None = Field(
+        default=None, ge=0.0, le=2.0, description="above it nothing is cached"
+    )
+    volatile: bool | None = Field(
+        default=None, description="whether prompts about the time or the person are cached"
+    )
+
+
 class ModelSpec(_Strict):
     """One model, wherever it is offered."""
 
@@ -92,6 +113,7 @@ class ModelSpec(_Strict):
     successor: Name | None = None
     fallbacks: tuple[Name, ...] = Field(default=(), description="other models, if all offers fail")
     price: Price | None = None
+    cache: CacheSpec = CacheSpec()
 
     @model_validator(mode="after")
     def _retired_has_successor(self) -> Self:
@@ -116,6 +138,7 @@ class RouteSpec(_Strict):
     without_keys: tuple[RouteCandidate, ...] = Field(
         default=(), description="used only where none of the candidates has a configured provider"
     )
+    cache: CacheSpec = CacheSpec()
 
 
 class RequestType(_Strict):
@@ -138,6 +161,7 @@ class AutoSpec(_Strict):
     types: Annotated[tuple[RequestType, ...], Field(min_length=2)]
     hard_words: tuple[str, ...] = ()
     easy_words: tuple[str, ...] = ()
+    cache: CacheSpec = CacheSpec()
 
 
 @dataclass(frozen=True)
@@ -219,6 +243,41 @@ class Catalogue(_Strict):
     def model(self, name: str) -> ModelSpec:
         """The model of that id or alias. Raises KeyError."""
         return self._by_name[name]
+
+    def names(self) -> list[str]:
+        """Everything that a request may name: models, aliases, routes, and `auto`."""
+        return [*self._names(), *self.routes, AUTO]
+
+    def cache_spec(self, name: str) -> CacheSpec:
+        """How answers to requests for `name` are cached. Raises KeyError."""
+        if name == AUTO:
+            return self.auto.cache if self.auto else CacheSpec()
+        if name in self.routes:
+            return self.routes[name].cache
+        model = self.resolve(name).model
+        assert model is not None  # noqa: S101 - what is no route is a model
+        return model.cache
+
+    def offers_of(self, name: str) -> list[tuple[str, str]]:
+        """Every (provider, its model) that may answer for `name` itself, sorted. Fallbacks, prices
+        and strategies are left out. Raises KeyError.
+        """
+        if name == AUTO:
+            chosen = self.auto.routes.values() if self.auto else ()
+            routes = [self.routes[route] for route in chosen]
+        else:
+            found = self.resolve(name)
+            if found.model is not None:
+                return sorted((offer.provider, offer.model) for offer in found.model.offers)
+            routes = [self.routes[found.name]]
+        offers: set[tuple[str, str]] = set()
+        for candidate in (c for route in routes for c in (*route.candidates, *route.without_keys)):
+            offers.update(
+                offer
+                for offer in self.offers_of(candidate.model)
+                if candidate.provider in (None, offer[0])
+            )
+        return sorted(offers)
 
     def resolve(self, preference: str) -> Resolved:
         """What `preference` (a model id, alias or route) stands for; a retired model is followed

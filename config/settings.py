@@ -51,6 +51,16 @@ def _comma_separated(value: object) -> object:
     return value
 
 
+def _shared_pools(value: object) -> object:
+    """`acme=team, beta=team` as a mapping."""
+    if not isinstance(value, str):
+        return value
+    pairs = [item.partition("=") for item in value.split(",") if item.strip()]
+    if any(not tenant.strip() or not pool.strip() for tenant, _, pool in pairs):
+        raise ValueError("must read tenant=pool, comma separated, as in acme=team,beta=team")
+    return {tenant.strip(): pool.strip() for tenant, _, pool in pairs}
+
+
 RedisURL = Annotated[str, AfterValidator(_redis_url)]
 JWTSecret = Annotated[SecretStr, AfterValidator(_long_enough)]
 
@@ -218,6 +228,13 @@ class Settings(BaseSettings):
         default=True, description="Serve what means the same; false: only exact repeats."
     )
     cache_ttl: int = Field(default=86_400, ge=1, le=31_536_000, description="Seconds.")
+    cache_sliding_ttl: bool = Field(
+        default=False, description="Whether a hit starts CACHE_TTL anew."
+    )
+    cache_shared_pools: Annotated[dict[str, str], NoDecode, BeforeValidator(_shared_pools)] = Field(
+        default_factory=dict,
+        description="Tenants that share their answers, as tenant=pool, comma separated.",
+    )
     cache_max_bytes: int = Field(default=536_870_912, ge=1_000_000, description="Of answers.")
     similarity_threshold: float = Field(
         default=0.82, ge=0.5, le=1.0, description="Least cosine of a semantic hit."

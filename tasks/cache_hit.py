@@ -25,6 +25,7 @@ class CacheHit:
     saved_cost: float  # US dollars
     saved_seconds: float
     prompt: str  # the stored prompt
+    ttl: float  # seconds that the stored answer lives, from its storing or last hit
 
     def as_response_field(self) -> dict[str, Any]:
         """The `cache` field of an `InferenceResponse`."""
@@ -52,6 +53,7 @@ def hit_of(entry: Entry, layer: Layer, similarity: float, score: float | None) -
         saved_cost=entry.answer.cost,
         saved_seconds=entry.answer.latency,
         prompt=entry.prompt,
+        ttl=entry.ttl,
     )
 
 

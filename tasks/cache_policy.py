@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from config.settings import Settings
 from tasks.exact_cache import Answer
 from tasks.inference import CacheOptions, InferenceSubmission
 
@@ -35,22 +34,11 @@ class CachePolicy:
     verifier_bar: float = 0.46  # least score of the verifier
     ttl: float = 86_400.0  # seconds that an answer lives
     sliding: bool = False  # whether a hit starts the time anew
-    semantic: bool = True
+    layers: Literal["all", "exact", "none"] = "all"
     max_temperature: float = 1.0  # above it every answer is meant to differ
     volatile: bool = False  # whether time- or person-dependent prompts are cached
     max_tokens: int = 256  # longer prompts get no semantic lookup
     max_wait: float = 0.1  # seconds; a prompt that would wait longer to be embedded gets none
-
-
-def configured_policy(settings: Settings) -> CachePolicy:
-    """The policy that the settings ask for, the same in the API and on workers."""
-    return CachePolicy(
-        threshold=settings.similarity_threshold,
-        verifier_bar=settings.cache_verifier_bar,
-        ttl=settings.cache_ttl,
-        semantic=settings.cache_semantic,
-        max_wait=settings.cache_wait_seconds,
-    )
 
 
 @dataclass(frozen=True)
@@ -94,6 +82,8 @@ def plan(
 
     if options.mode == "off":
         return decided(False, False, False, "off")
+    if policy.layers == "none":
+        return decided(False, False, False, "route")
     if request.temperature is not None and request.temperature > policy.max_temperature:
         return decided(False, False, False, "temperature")
     if not policy.volatile and options.ttl is None:
@@ -106,7 +96,7 @@ def plan(
         return decided(True, False, True, "exact")
     if tools:
         return decided(True, False, True, "tools")
-    if not policy.semantic:
+    if policy.layers == "exact":
         return decided(True, False, True, "route")
     if request.conversation()[-1].images:
         return decided(True, False, True, "images")

@@ -110,6 +110,9 @@ class ResponseFormat(_Strict):
         return self
 
 
+Tag = Annotated[Clean, StringConstraints(min_length=1, max_length=100)]
+
+
 class CacheOptions(_Strict):
     """How this request uses the cache."""
 
@@ -123,6 +126,11 @@ class CacheOptions(_Strict):
     )
     ttl: int | None = Field(
         default=None, ge=1, le=2_592_000, description="Seconds that the stored answer lives."
+    )
+    tags: list[Tag] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Labels of the stored answer, by which it can be forgotten.",
     )
 
 

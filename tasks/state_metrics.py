@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from tasks.breakers import read_breakers, target_key
-from tasks.cache_stats import read_usage
+from tasks.cache_stats import read_judgements, read_usage
 from tasks.inference import Priority
 from tasks.jobs import JobState
 from tasks.ledger import Ledger
@@ -149,7 +149,16 @@ class StateCollector(Collector):
         size.add_metric([], usage.bytes)
         evicted = CounterMetricFamily("inferenceflow_cache_evictions", "Answers evicted for room.")
         evicted.add_metric([], usage.evicted)
-        return [entries, size, evicted]
+        # Of the pools that most hits were judged of: their number stays bounded.
+        rate = _gauge(
+            "cache_error_rate", "Wrong answers per semantic hit, as far as judged.", "pool"
+        )
+        bar = _gauge("cache_verifier_bar", "Least score of a semantic hit.", "pool")
+        for one in read_judgements(self._cache_redis, f"{self._prefix}cache"):
+            bar.add_metric([one.pool], one.bar)
+            if one.estimate is not None:
+                rate.add_metric([one.pool], one.estimate.rate)
+        return [entries, size, evicted, rate, bar]
 
     def _webhooks(self) -> list[Metric]:
         now = self._redis.time()

@@ -15,7 +15,7 @@ from config.lanes import seconds_by_lane
 from config.settings import Settings, settings
 from tasks.accounts import Accounts
 from tasks.batches import Batches
-from tasks.cache_policy import configured_policy
+from tasks.cache_rules import configured_rules
 from tasks.celery_app import celery_app
 from tasks.control import Control
 from tasks.database import Database
@@ -117,7 +117,7 @@ def context() -> WorkerContext:
         embedder,
         load_verifier(),
         prefix=cache_prefix,
-        policy=configured_policy(current),
+        rules=configured_rules(current, catalogue),
         max_bytes=current.cache_max_bytes,
         embedding_delay=embedder.delay,
         on_event=metrics.record_cache_event,

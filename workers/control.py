@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from tasks.fingerprint import tenant_pool
 from tasks.inference import InferenceRequest
 from workers.context import WorkerContext, context
 from workers.providers.errors import ProviderError
@@ -40,8 +39,9 @@ def _invalidate(
     tag: str | None,
     older_than: float | None,
 ) -> dict[str, Any]:
+    pool = current.cache.rules.pool(tenant)
     removed = current.cache.invalidate_cache(
-        pattern, pool=tenant_pool(tenant), model=model, tag=tag, older_than=older_than
+        pattern, pool=pool, model=model, tag=tag, older_than=older_than
     )
     return {"removed": removed if removed >= 0 else None}
 
@@ -50,7 +50,7 @@ def _wrong_answer(
     current: WorkerContext, tenant: str, request: dict[str, Any], entry: str
 ) -> dict[str, Any]:
     known = current.cache.answer_was_wrong(
-        InferenceRequest.model_validate(request), entry, pool=tenant_pool(tenant)
+        InferenceRequest.model_validate(request), entry, pool=current.cache.rules.pool(tenant)
     )
     return {"removed": known}
 

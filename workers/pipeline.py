@@ -13,7 +13,6 @@ import orjson
 
 from tasks.cache_hit import CacheHit, cached_response
 from tasks.exact_cache import Answer
-from tasks.fingerprint import tenant_pool
 from tasks.inference import Attempt, InferenceRequest, InferenceResponse, Usage
 from tasks.jobs import Job, JobState
 from tasks.metrics import CACHE
@@ -68,7 +67,7 @@ def run_job(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
     started = time.monotonic()
     request = job.parsed_request()
     stream = current.streams.open(job, lease) if request.stream else None
-    lookup = current.cache.read(request, pool=tenant_pool(job.tenant))
+    lookup = current.cache.read(request, pool=current.cache.rules.pool(job.tenant))
     with current.tracing.span("cache lookup") as span:
         found = current.cache.search([lookup])[0] if lookup.plan.used else Found()
         span.add(_looked(found.hit))

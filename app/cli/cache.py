@@ -19,11 +19,13 @@ def cache() -> None:
 
 
 @cache.command()
+@click.option("--everyone", is_flag=True, help="Of all tenants; needs the scope `platform`.")
 @target_options
-def stats(url: str | None, token: str | None, data: Path) -> None:
-    """Hits by layer, vetoes, what was saved."""
+def stats(everyone: bool, url: str | None, token: str | None, data: Path) -> None:
+    """Hits by layer, vetoes, what was saved, estimated errors, most used entries."""
+    query = "?everyone=true" if everyone else ""
     try:
-        answer = connect(url, token, data).call("GET", "/v1/cache/stats")
+        answer = connect(url, token, data).call("GET", f"/v1/cache/stats{query}")
     except ClientError as error:
         raise click.ClickException(str(error)) from None
     Console().print_json(data=answer)

@@ -10,13 +10,14 @@ import orjson
 from flask import Response, current_app
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
+from pydantic import BaseModel, Field
 
+from app.administration import require_platform
 from app.documents import problems
 from app.identity import caller
 from app.observing import HttpMetrics
 from app.services import services
-from tasks.cache_stats import read_counters, summary
-from tasks.fingerprint import tenant_pool
+from tasks.cache_stats import pool_report, whole_report
 from tasks.recent import Recent
 from tasks.state_metrics import breakers_in_use
 
@@ -93,14 +94,30 @@ def providers() -> Response:
     return _json({"data": data})
 
 
-@state_api.get("/cache/stats", summary="What the cache did", responses=_ANSWERS)
-def cache_stats() -> Response:
-    """Of the tenant: lookups, hits by layer, refused likenesses, money and time saved."""
+class CacheStatsQuery(BaseModel):
+    """Whose cache."""
+
+    everyone: bool = Field(default=False, description="Of all tenants; with scope `platform`.")
+
+
+@state_api.get(
+    "/cache/stats",
+    summary="What the cache did",
+    responses={**_ANSWERS, **problems(403, 422)},
+)
+def cache_stats(query: CacheStatsQuery) -> Response:
+    """Of the tenant: lookups, hits by layer, refused likenesses, money and time saved, the estimate
+    of wrong semantic hits, the most used entries. Of everyone: memory as well, and the pools that
+    most hits were checked of; no prompts.
+    """
     current = services()
-    counters = read_counters(
-        current.cache_redis, f"{current.settings.key_prefix}cache", tenant_pool(caller().tenant)
-    )
-    return _json(summary(counters))
+    client, prefix = current.cache_redis, f"{current.settings.key_prefix}cache"
+    if query.everyone:
+        require_platform()
+        return _json(whole_report(client, prefix))
+    rules = current.repeats.rules
+    pool = rules.pool(caller().tenant)
+    return _json(pool_report(client, prefix, pool, rules.base.verifier_bar))
 
 
 def _json(content: object) -> Response:

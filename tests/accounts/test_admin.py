@@ -86,6 +86,16 @@ def test_everything_is_in_the_audit_log(
     assert [row["action"] for row in page["data"]] == ["client.create"]
 
 
+def test_the_cache_of_everyone_is_for_the_platform(
+    client: FlaskClient, platform: dict[str, str], boss: dict[str, str]
+) -> None:
+    path = "/v1/cache/stats?everyone=true"
+    told = client.get(path, headers=platform).json
+    assert (told["memory"], told["judged_pools"]) == ({"bytes": 0, "entries": 0}, [])
+    assert client.get(path, headers=boss).status_code == 403
+    assert "memory" not in client.get("/v1/cache/stats", headers=boss).json
+
+
 def test_names_and_doubles_are_refused(client: FlaskClient, platform: dict[str, str]) -> None:
     def make(name: str) -> int:
         body = {"name": name}

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 
 import pytest
 from flask.testing import FlaskClient
 
-from app.api import API
-from tasks.cache_uses import stats_key
+from app.api import API, create_app
+from app.cli.tokens import mint
+from tasks.cache_uses import documents_key, stats_key
 from tasks.exact_cache import Answer, Entry, encode_entry
-from tasks.fingerprint import fingerprint, last_user_text, scope_of, tenant_pool
+from tasks.fingerprint import fingerprint, last_user_text, tenant_pool
 from tasks.inference import InferenceSubmission, Priority
-from tests.api.conftest import Login
+from tests.api.conftest import Login, make_settings
 
 PROMPT = "Why is the sky blue?"
 
 
-@pytest.fixture
-def stored(api: API) -> str:
-    """The fingerprint of an answer to PROMPT that a worker has stored for the tenant acme."""
+def store(api: API) -> str:
+    """Store an answer to PROMPT as a worker does it for the tenant acme; its fingerprint."""
     services = api.extensions["inferenceflow"]
-    asked, pool = InferenceSubmission(prompt=PROMPT), tenant_pool("acme")
-    scope = scope_of(asked, pool=pool)
+    asked = InferenceSubmission(prompt=PROMPT)
+    scope = services.repeats.rules.scope(asked, "acme")
     name = fingerprint(scope, last_user_text(asked))
     answer = Answer("Rayleigh scattering.", "openai", "gpt-4o-mini", cost=0.5, latency=2.0)
-    entry = Entry(name, pool, scope.digest, PROMPT, answer, time.time() - 10, ttl=60)
+    entry = Entry(name, scope.pool, scope.digest, PROMPT, answer, time.time() - 10, ttl=60)
     key = f"{services.settings.key_prefix}cache:entry:{name}"
     services.cache_redis.set(key, encode_entry(entry), ex=60)
     return name
+
+
+@pytest.fixture
+def stored(api: API) -> str:
+    """The fingerprint of a stored answer to PROMPT."""
+    return store(api)
 
 
 def test_a_repeat_is_an_ended_job_at_once(client: FlaskClient, login: Login, stored: str) -> None:
@@ -74,6 +81,44 @@ def test_what_may_not_be_served_is_queued(
 def test_another_tenant_is_not_served(client: FlaskClient, login: Login, stored: str) -> None:
     answer = client.post("/v1/inference", json={"prompt": PROMPT}, headers=login(tenant="other"))
     assert answer.status_code == 202
+
+
+def test_a_tenant_of_the_same_pool_is_served(redis_url: str, prefix: str) -> None:
+    api = create_app(make_settings(redis_url, prefix, cache_shared_pools="acme=team,beta=team"))
+    store(api)
+    for tenant, status in (("acme", 200), ("beta", 200), ("team", 202)):
+        token = mint(
+            make_settings(redis_url, prefix),
+            user="ann",
+            tenant=tenant,
+            role="user",
+            expires=timedelta(hours=1),
+        )
+        answer = api.test_client().post(
+            "/v1/inference", json={"prompt": PROMPT}, headers={"Authorization": f"Bearer {token}"}
+        )
+        assert answer.status_code == status
+
+
+def test_a_hit_starts_the_time_anew_where_that_is_set(redis_url: str, prefix: str) -> None:
+    settings = make_settings(redis_url, prefix, cache_sliding_ttl=True)
+    api = create_app(settings)
+    name = store(api)
+    services = api.extensions["inferenceflow"]
+    key = f"{prefix}cache:entry:{name}"
+    document = f"{prefix}cache:doc:build:{name}"
+    services.cache_redis.hset(document, "partition", "p")
+    services.cache_redis.sadd(documents_key(f"{prefix}cache"), f"{prefix}cache:doc:build:")
+    for each in (key, document):
+        services.cache_redis.expire(each, 20)
+    token = mint(settings, user="ann", tenant="acme", role="user", expires=timedelta(hours=1))
+    answer = api.test_client().post(
+        "/v1/inference", json={"prompt": PROMPT}, headers={"Authorization": f"Bearer {token}"}
+    )
+    assert answer.status_code == 200
+    services.repeats.uses.flush()
+    assert services.cache_redis.ttl(key) > 50
+    assert services.cache_redis.ttl(document) > 50
 
 
 def test_what_was_invalidated_is_not_served(

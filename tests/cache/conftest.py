@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from tasks.cache_policy import CachePolicy
+from tasks.cache_rules import CacheRules
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder, load_embedder
 from workers.cache.scratch_redis import scratch_redis
@@ -78,7 +79,11 @@ def make_cache(
     def make(verifier: Any = None, policy: CachePolicy | None = None, **rest: Any) -> SemanticCache:
         settings = {"prefix": prefix, "on_event": events.append} | rest
         cache = SemanticCache(
-            cache_redis, embedder, verifier or Believer(), policy=policy, **settings
+            cache_redis,
+            embedder,
+            verifier or Believer(),
+            rules=CacheRules(policy or CachePolicy()),
+            **settings,
         )
         made.append(cache)
         return cache

@@ -101,11 +101,14 @@ def crossing(cache_redis: redis.Redis, embedder: Embedder, believer: Verifier) -
 def test_no_hit_ever_crosses_the_partition(crossing: SemanticCache, scopes: tuple[Scope, Scope]):
     one, two = scopes
     text = "What is the capital of France?"
-    decided = plan(ask(text), text, crossing.policy)
-    stored = Lookup(text, one, decided)
+    policy = crossing.rules.base
+    decided = plan(ask(text), text, policy)
+    stored = Lookup(text, one, decided, policy)
     assert crossing.store_answer(stored, ANSWER)
     near = "What is the capital city of France?"
-    by_meaning, exact = crossing.look_up([Lookup(near, two, decided), Lookup(text, two, decided)])
+    by_meaning, exact = crossing.look_up(
+        [Lookup(near, two, decided, policy), Lookup(text, two, decided, policy)]
+    )
     assert (exact is not None) == (one == two)
     assert by_meaning is None or one == two
     if one == two and not one.images:

@@ -30,7 +30,8 @@ def test_a_plain_prompt_uses_every_layer():
         ({"prompt": "What is the weather today?"}, "time", (False, False, False)),
         ({"prompt": "What is my balance?"}, "person", (False, False, False)),
         ({"tools": True}, "tools", (True, False, True)),
-        ({"policy": CachePolicy(semantic=False)}, "route", (True, False, True)),
+        ({"policy": CachePolicy(layers="exact")}, "route", (True, False, True)),
+        ({"policy": CachePolicy(layers="none")}, "route", (False, False, False)),
     ],
 )
 def test_what_is_left_alone_and_why(values: dict, reason: str, layers: tuple[bool, ...]):

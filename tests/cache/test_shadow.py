@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from tasks.cache_hit import CacheHit
-from tasks.cache_policy import Plan
+from tasks.cache_policy import CachePolicy, Plan
 from tasks.exact_cache import Answer
 from tasks.fingerprint import scope_of, tenant_pool
 from tasks.inference import InferenceSubmission
@@ -21,6 +21,7 @@ WANTED = Lookup(
     text="Was it so?",
     scope=scope_of(InferenceSubmission(prompt="Was it so?"), pool=POOL),
     plan=Plan(exact=True, semantic=True, store=True, threshold=0.8, ttl=60.0),
+    policy=CachePolicy(),
 )
 MakeCache = Callable[..., SemanticCache]
 
@@ -36,6 +37,7 @@ def hit(score: float | None = 0.6, layer: str = "semantic") -> CacheHit:
         saved_cost=0.0,
         saved_seconds=0.0,
         prompt="Is it so?",
+        ttl=60.0,
     )
 
 
@@ -131,7 +133,7 @@ def test_too_many_wrong_answers_raise_the_bar_of_that_pool_only(
     judging = judge(cache, cache_redis, prefix, least_judged=5)
     for _ in range(5):
         judging.judge(hit(), WANTED, lambda: Answer("No.", "p", "m"))
-    assert cache.evidence.pool_bar(POOL) == pytest.approx(cache.policy.verifier_bar + 0.1)
+    assert cache.evidence.pool_bar(POOL) == pytest.approx(cache.rules.base.verifier_bar + 0.1)
     assert cache.evidence.pool_bar(tenant_pool("other")) == 0.0
     assert judging.estimate(POOL) is None
 
@@ -141,7 +143,7 @@ def test_a_pool_that_is_right_for_long_gets_its_bar_back(
 ):
     cache = make_cache()
     judging = judge(cache, cache_redis, prefix, least_judged=5, max_error_rate=0.5)
-    cache.evidence.set_pool_bar(POOL, cache.policy.verifier_bar + 0.1)
+    cache.evidence.set_pool_bar(POOL, cache.rules.base.verifier_bar + 0.1)
     for _ in range(8):
         judging.judge(hit(), WANTED, lambda: Answer("Yes.", "p", "m"))
     assert cache.evidence.pool_bar(POOL) == 0.0

@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 
 from config.settings import Settings
 from tasks.breakers import target_key
+from tasks.cache_stats import ErrorEstimate, Judgements, verifier_key, write_judgements
 from tasks.deliveries import Claimed, Deliveries, delivery_id
 from tasks.inference import Attempt, Priority, Usage
 from tasks.jobs import JobState
@@ -257,6 +258,25 @@ def test_webhooks_of_an_endpoint_that_never_answers(
     assert claim() is None
     samples = read_samples(make_client().get("/v1/metrics").text)
     assert value(samples, "inferenceflow_webhook_oldest_seconds") > 1e8
+
+
+def test_judged_pools_show_their_error_rate_and_bar(
+    make_client: Callable[..., FlaskClient], redis_client: redis.Redis, observe_prefix: str
+) -> None:
+    prefix = f"{observe_prefix}cache"
+    redis_client.set(verifier_key(prefix), "build")
+    estimate = ErrorEstimate(rate=0.25, low=0.1, high=0.5, judged=8)
+    with redis_client.pipeline() as pipe:
+        write_judgements(pipe, prefix, Judgements("tenant:acme", "build", 0.56, estimate))
+        write_judgements(pipe, prefix, Judgements("shared:team", "build", 0.66))
+        write_judgements(pipe, prefix, Judgements("tenant:old", "another", 0.9, estimate))
+        pipe.execute()
+    samples = read_samples(make_client().get("/v1/metrics").text)
+    assert value(samples, "inferenceflow_cache_error_rate", pool="tenant:acme") == 0.25
+    assert value(samples, "inferenceflow_cache_verifier_bar", pool="tenant:acme") == 0.56
+    assert value(samples, "inferenceflow_cache_verifier_bar", pool="shared:team") == 0.66
+    pools = {dict(labels)["pool"] for _, labels in samples if "pool" in dict(labels)}
+    assert pools == {"tenant:acme", "shared:team"}
 
 
 def test_a_part_that_cannot_be_read_is_left_out(make_client: Callable[..., FlaskClient]) -> None:

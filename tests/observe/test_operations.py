@@ -33,7 +33,7 @@ def settings_table() -> str:
         if isinstance(default, Enum):
             default = default.value
         text = (field.description or "").replace("|", "\\|")
-        shown = f"`{default}`" if default not in ("", []) else ""
+        shown = f"`{default}`" if default not in ("", [], {}) else ""
         rows.append(f"| `{name.upper()}` | {shown} | {text} |")
     return "\n".join(rows) + "\n"
 

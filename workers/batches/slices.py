@@ -9,7 +9,6 @@ from celery import group
 
 from tasks.batches import Batch, BatchState, Expansion, PreparedLine, UnknownBatchError
 from tasks.cache_hit import CacheHit, cached_response
-from tasks.fingerprint import tenant_pool
 from tasks.inference import InferenceRequest
 from workers.context import WorkerContext, context
 
@@ -76,9 +75,9 @@ def _answers(
     the same batch may have been answered.
     """
     started = time.monotonic()
-    pool = tenant_pool(batch.tenant)
+    pool = current.cache.rules.pool(batch.tenant)
     lookups = [
-        current.cache.read(InferenceRequest.model_validate_json(line.request), pool=pool)
+        current.cache.read(InferenceRequest.from_stored(line.request.encode()), pool=pool)
         for line in lines
     ]
     hits = current.cache.repeats(lookups)

@@ -12,8 +12,9 @@ from typing import Any, Literal, cast
 import redis
 
 from tasks.cache_hit import CacheHit, hit_of
-from tasks.cache_policy import CachePolicy, plan, storable
-from tasks.cache_stats import summary
+from tasks.cache_policy import plan, storable
+from tasks.cache_rules import CacheRules
+from tasks.cache_stats import pool_report, verifier_key, whole_report
 from tasks.cache_uses import CacheUses
 from tasks.exact_cache import Answer, Entry, ExactCache, Generations
 from tasks.fingerprint import (
@@ -52,7 +53,7 @@ class SemanticCache:
         verifier: Verifier | None,
         *,
         prefix: str = "cache",
-        policy: CachePolicy | None = None,
+        rules: CacheRules | None = None,
         max_bytes: int = 512 * 2**20,
         algorithm: Literal["hnsw", "flat"] = "hnsw",
         embedding_delay: Callable[[], float] = lambda: 0.0,
@@ -62,11 +63,11 @@ class SemanticCache:
         failed_<operation>.
 
         Without a verifier there are no semantic hits. `embedding_delay` tells how many seconds a
-        text given now would wait for the embedder; beyond the policy's `max_wait` prompts are
+        text given now would wait for the embedder; beyond the rules' `max_wait` prompts are
         looked up and stored by their exact text alone: a saturated worker must not be slowed
         further by what is meant to save it work.
         """
-        self.policy = policy or CachePolicy()
+        self.rules = rules or CacheRules()
         self.embedder, self.verifier, self._on_event = embedder, verifier, on_event
         self.exact = ExactCache(client, prefix, on_failure=lambda what: on_event(f"failed_{what}"))
         self.index = SemanticIndex(
@@ -88,7 +89,7 @@ class SemanticCache:
         *,
         request: InferenceSubmission | None = None,
         pool: str = tenant_pool(""),
-        revision: str = "",
+        revision: str | None = None,
         tools: Sequence[object] = (),
     ) -> CacheHit | None:
         """The stored answer that serves `prompt`, or None.
@@ -107,13 +108,17 @@ class SemanticCache:
         request: InferenceSubmission,
         *,
         pool: str,
-        revision: str = "",
+        revision: str | None = None,
         tools: Sequence[object] = (),
     ) -> Lookup:
-        """`request` as the cache reads it."""
-        text = last_user_text(request)
+        """`request` as the cache reads it; the rules know the revision where none is given."""
+        text, name = last_user_text(request), request.model_preference
+        if revision is None:
+            revision = self.rules.revision(name)
         scope = scope_of(request, pool=pool, revision=revision, tools=tools)
-        return Lookup(text, scope, plan(request, text, self.policy, tools=bool(tools)))
+        policy = self.rules.policy(name)
+        decided = plan(request, text, policy, tools=bool(tools))
+        return Lookup(text, scope, decided, policy, tuple(request.cache.tags))
 
     def look_up(self, lookups: Sequence[Lookup]) -> list[CacheHit | None]:
         """The stored answer for each lookup, or None."""
@@ -214,39 +219,30 @@ class SemanticCache:
             # The scope is compared once more: the index alone is never believed.
             if entry is None or entry.scope != lookup.scope.digest:
                 continue
-            verdict = self._judge(verifier, lookup.text, entry.prompt, against)
+            verdict = self._judge(verifier, lookup, entry.prompt, against)
             if verdict.accepted:
                 one.hit = hit_of(entry, "semantic", neighbour.similarity, verdict.score)
                 return
             one.counters[f"veto_{verdict.veto}"] += 1
 
-    def _judge(self, verifier: Verifier, text: str, stored: str, against: Evidence) -> Verdict:
+    def _judge(self, verifier: Verifier, lookup: Lookup, stored: str, against: Evidence) -> Verdict:
         if against.wrong:
             return Verdict(0.0, "known_wrong")
-        return verifier.judge(text, stored, max(self.policy.verifier_bar, against.bar))
+        return verifier.judge(lookup.text, stored, max(lookup.policy.verifier_bar, against.bar))
 
     def _busy(self) -> bool:
-        return self._embedding_delay() > self.policy.max_wait
+        return self._embedding_delay() > self.rules.base.max_wait
 
     def _short_enough(self, text: str) -> bool:
-        limit = min(self.policy.max_tokens, self.embedder.max_tokens)
+        limit = min(self.rules.base.max_tokens, self.embedder.max_tokens)
         # A token is at least one character: most texts need no counting.
         return len(text) + 2 <= limit or self.embedder.count_tokens(text) <= limit
 
     def _record(self, lookups: Sequence[Lookup], seen: list[Found]) -> None:
-        sliding = [
-            (lookup, one.hit)
-            for lookup, one in zip(lookups, seen, strict=True)
-            if one.hit is not None and self.policy.sliding
-        ]
         for lookup, one in zip(lookups, seen, strict=True):
-            self.uses.add(lookup.scope.pool, one.counters, one.hit)
+            slides = lookup.policy.sliding
+            self.uses.add(lookup.scope.pool, one.counters, one.hit, slides=slides)
             one.counters["miss" if one.hit is None else f"hit_{one.hit.layer}"] += 1
-        if sliding:
-            with self._client.pipeline(transaction=False) as pipeline:
-                for lookup, hit in sliding:
-                    self.store.slide(pipeline, hit.fingerprint, lookup.plan.ttl)
-                pipeline.execute()
 
     # Storing
 
@@ -258,9 +254,8 @@ class SemanticCache:
         *,
         request: InferenceSubmission | None = None,
         pool: str = tenant_pool(""),
-        revision: str = "",
+        revision: str | None = None,
         tools: Sequence[object] = (),
-        tags: Sequence[str] = (),
     ) -> bool:
         """Keep `response` as the answer to `prompt`; False when policy, size or Redis forbid it.
 
@@ -268,7 +263,7 @@ class SemanticCache:
         """
         asked = request or InferenceSubmission(prompt=prompt)
         lookup = self.read(asked, pool=pool, revision=revision, tools=tools)
-        return self.store_answer(lookup, response, embedding, tags=tags)
+        return self.store_answer(lookup, response, embedding)
 
     def store_answer(
         self,
@@ -276,7 +271,6 @@ class SemanticCache:
         response: Answer,
         embedding: Vectors | None = None,
         *,
-        tags: Sequence[str] = (),
         generations: Generations | None = None,
     ) -> bool:
         """As `cache_response`, for a request that was read, and maybe searched for, already."""
@@ -290,7 +284,7 @@ class SemanticCache:
             answer=response,
             created=time.time(),
             ttl=lookup.plan.ttl,
-            tags=tuple(tags),
+            tags=lookup.tags,
         )
         try:
             vector = self._vector(lookup, embedding)
@@ -302,7 +296,7 @@ class SemanticCache:
             return False
 
     def _vector(self, lookup: Lookup, embedding: Vectors | None) -> Vectors | None:
-        searchable = self.policy.semantic and not lookup.scope.images.strip("[]")
+        searchable = lookup.policy.layers == "all" and not lookup.scope.images.strip("[]")
         if not searchable or not self._short_enough(lookup.text) or not self._ensure_index():
             return None
         if embedding is not None:
@@ -315,6 +309,7 @@ class SemanticCache:
     def _ensure_index(self) -> bool:
         if not self._index_ready:
             self.index.create()
+            self._client.set(verifier_key(self.exact.prefix), self.evidence.build)
             self._index_ready = True
         return True
 
@@ -359,7 +354,7 @@ class SemanticCache:
         return self.store.remove(fingerprints)
 
     def answer_was_wrong(
-        self, request: InferenceSubmission, served: str, *, pool: str, revision: str = ""
+        self, request: InferenceSubmission, served: str, *, pool: str, revision: str | None = None
     ) -> bool:
         """A user says that the answer served was wrong: remove it, never serve the pair again.
 
@@ -378,20 +373,14 @@ class SemanticCache:
 
     # Counting
 
-    def get_cache_stats(self, pool: str | None = None, *, top: int = 10) -> dict[str, Any]:
-        """Counters of one pool or of all, with memory and top entries for all.
-
-        `top_entries` and memory are left out for a single pool: they would tell of others.
-        """
+    def get_cache_stats(self, pool: str | None = None) -> dict[str, Any]:
+        """What the cache did for one pool or for all. Raises redis.RedisError."""
         self.uses.flush()
-        stats = summary(self.evidence.counters(pool))
-        stats["embedder"] = self.embedder.build
-        stats["verifier"] = None if self.verifier is None else self.verifier.build
+        prefix = self.exact.prefix
         if pool is None:
-            usage = self.store.usage()
-            stats["memory"] = {"bytes": usage.bytes, "entries": usage.entries}
-            stats["evicted"], stats["expired"] = usage.evicted, usage.expired
-            stats["top_entries"] = [
-                {"fingerprint": name, "hits": hits} for name, hits in self.evidence.top(top)
-            ]
-        return stats
+            report = whole_report(self._client, prefix)
+        else:
+            report = pool_report(self._client, prefix, pool, self.rules.base.verifier_bar)
+        report["embedder"] = self.embedder.build
+        report["verifier"] = None if self.verifier is None else self.verifier.build
+        return report

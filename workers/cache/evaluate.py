@@ -22,6 +22,7 @@ import orjson
 import redis
 
 from tasks.cache_policy import CachePolicy
+from tasks.cache_rules import CacheRules
 from tasks.exact_cache import Answer
 from tasks.fingerprint import tenant_pool
 from tasks.inference import InferenceSubmission
@@ -90,7 +91,7 @@ def evaluate(
             embedder or load_embedder(),
             verifier or load_verifier(),
             prefix=f"evaluate:{time.time_ns()}",
-            policy=replace(policy or CachePolicy(), volatile=True),
+            rules=CacheRules(replace(policy or CachePolicy(), volatile=True)),
         )
         lookup_ms: list[float] = []
         search_ms: list[float] = []
@@ -100,8 +101,8 @@ def evaluate(
         if outcomes:
             cache.index.drop()
         return {
-            "threshold": cache.policy.threshold,
-            "verifier_bar": cache.policy.verifier_bar,
+            "threshold": cache.rules.base.threshold,
+            "verifier_bar": cache.rules.base.verifier_bar,
             "embedder": cache.embedder.build,
             "verifier": cache.verifier.build if cache.verifier else None,
             "sources": _by_source(outcomes, None),

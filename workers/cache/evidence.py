@@ -21,7 +21,7 @@ from typing import Any, cast
 import redis
 
 from tasks import cache_uses
-from tasks.cache_stats import read_counters, stats_key
+from tasks.cache_stats import hits_key, stats_key
 from tasks.fingerprint import digest
 
 MOST_WRONG_PAIRS = 100_000
@@ -47,7 +47,7 @@ class EvidenceBook:
         """`build` names the verifier whose scores the bars are."""
         self.client, self.build = client, build
         self.wrong, self.bars = f"{prefix}:wrong", f"{prefix}:verifier_bars"
-        self.pool_bars, self.hits = f"{prefix}:pool_verifier_bars", f"{prefix}:hits"
+        self.pool_bars, self.hits = f"{prefix}:pool_verifier_bars", hits_key(prefix)
         self.prefix = prefix
 
     def pool_stats(self, pool: str) -> str:
@@ -109,15 +109,3 @@ class EvidenceBook:
     def count(self, pipeline: Any, pool: str, counters: dict[str, float]) -> None:
         """Queue counters, for everybody and for the pool."""
         cache_uses.count(pipeline, self.prefix, pool, counters)
-
-    def counters(self, pool: str | None = None) -> dict[str, float]:
-        """The counters of one pool, or of all."""
-        return read_counters(self.client, self.prefix, pool)
-
-    def top(self, count: int) -> list[tuple[str, int]]:
-        """The most used entries: (fingerprint, hits)."""
-        found = cast(
-            "list[tuple[bytes, float]]",
-            self.client.zrevrange(self.hits, 0, count - 1, withscores=True),
-        )
-        return [(name.decode(), int(hits)) for name, hits in found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from tasks.cache_policy import Plan
+from tasks.cache_policy import CachePolicy, Plan
 from tasks.fingerprint import Scope, fingerprint
 
 
@@ -16,6 +16,8 @@ class Lookup:
     text: str
     scope: Scope
     plan: Plan
+    policy: CachePolicy
+    tags: tuple[str, ...] = ()  # that the stored answer shall have
 
     @cached_property
     def fingerprint(self) -> str:

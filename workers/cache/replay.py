@@ -22,6 +22,7 @@ import orjson
 import redis
 
 from tasks.cache_policy import CachePolicy
+from tasks.cache_rules import CacheRules
 from tasks.exact_cache import Answer
 from tasks.fingerprint import normalise, tenant_pool
 from tasks.inference import InferenceSubmission
@@ -89,7 +90,7 @@ def replay(
             embedder or load_embedder(),
             verifier or load_verifier(),
             prefix=f"replay:{time.time_ns()}",
-            policy=replace(policy or CachePolicy(), volatile=True),
+            rules=CacheRules(replace(policy or CachePolicy(), volatile=True)),
         )
         judge = ShadowJudge(
             cache,
@@ -123,7 +124,7 @@ def replay(
             if judge.wants(hit, pool):
                 judge.judge(hit, lookup, ask)
         stats = cache.get_cache_stats()
-        bar = max(cache.policy.verifier_bar, cache.evidence.pool_bar(pool))
+        bar = max(cache.rules.base.verifier_bar, cache.evidence.pool_bar(pool))
         cache.index.drop()
     total, hits = len(rows), sum(by_layer.values())
     judged = stats["shadow"]["judged"]

@@ -17,6 +17,7 @@ from redisvl.index import SearchIndex
 from redisvl.query import VectorQuery
 from redisvl.query.filter import Tag
 
+from tasks.cache_uses import documents_key
 from tasks.fingerprint import Scope, digest
 from workers.cache.embedding import Vectors
 
@@ -79,7 +80,7 @@ class SemanticIndex:
         self._index = SearchIndex.from_dict(
             index_schema(prefix, build, width, algorithm), redis_client=client
         )
-        self._results = results
+        self._client, self._prefix, self._results = client, prefix, results
         self.name = self._index.name
         self.document_prefix = f"{self._index.prefix}:"
 
@@ -88,6 +89,7 @@ class SemanticIndex:
         try:
             if not self._index.exists():
                 self._index.create(overwrite=False)
+            self._client.sadd(documents_key(self._prefix), self.document_prefix)
         except RedisVLError as error:
             raise redis.RedisError(str(error)) from error
 

@@ -20,6 +20,7 @@ from typing import cast
 import redis
 
 from tasks.cache_hit import CacheHit
+from tasks.cache_stats import ErrorEstimate, Judgements, write_judgements
 from tasks.exact_cache import Answer
 from tasks.fingerprint import digest
 from workers.cache.cache import SemanticCache
@@ -46,16 +47,6 @@ class ShadowPolicy:
     step: float = 0.1  # by which a pool's bar moves
     demoted_bar: float = 0.95  # least score for an entry that was wrong once
     agreement: float = 0.8  # least cosine of two answers that say the same
-
-
-@dataclass(frozen=True)
-class ErrorEstimate:
-    """Wrong answers per semantic hit of one pool, since its bar last moved."""
-
-    rate: float
-    low: float  # 95% interval
-    high: float
-    judged: int
 
 
 def same_answer(first: str, second: str, embedder: Embedder, agreement: float) -> bool:
@@ -140,6 +131,7 @@ class ShadowJudge:
             self._cache.evidence.refuse(lookup.fingerprint, hit.fingerprint)
             self._cache.evidence.raise_bar(hit.fingerprint, self.policy.demoted_bar)
         self._adjust(pool)
+        self._tell(pool)
         self._cache.store_answer(lookup, answer, generations=generations)
         return right
 
@@ -159,7 +151,7 @@ class ShadowJudge:
         estimate = self.estimate(pool)
         if estimate is None or estimate.judged < self.policy.least_judged:
             return
-        base = self._cache.policy.verifier_bar
+        base = self._cache.rules.base.verifier_bar
         bar = max(base, self._cache.evidence.pool_bar(pool))
         if estimate.low > self.policy.max_error_rate:
             # At 1.0 nothing is served semantically: the last step is off.
@@ -170,6 +162,14 @@ class ShadowJudge:
         else:
             return
         self._client.delete(self._window(pool))
+
+    def _tell(self, pool: str) -> None:
+        """Write down what a reader of statistics and metrics shall see."""
+        bar = max(self._cache.rules.base.verifier_bar, self._cache.evidence.pool_bar(pool))
+        with self._client.pipeline() as pipeline:
+            found = Judgements(pool, self._cache.evidence.build, bar, self.estimate(pool))
+            write_judgements(pipeline, self._prefix, found)
+            pipeline.execute()
 
     def _window(self, pool: str) -> str:
         """The judgements of one pool under one verifier: another one errs otherwise."""

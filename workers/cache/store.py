@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from tasks.cache_stats import StoredBytes, read_usage
 from tasks.cache_uses import OVERHEAD, worth_per_use
@@ -80,13 +80,6 @@ class AnswerStore:
             ],
         )
         return int(cast("int", evicted))
-
-    def slide(self, pipeline: Any, name: str, seconds: float) -> None:
-        """Queue that an entry lives `seconds` from now."""
-        milliseconds = int(seconds * 1000)
-        pipeline.pexpire(self.exact.entry_key(name), milliseconds)
-        pipeline.pexpire(self.index.document_key(name), milliseconds)
-        pipeline.zadd(self.expiry, {name: time.time() + seconds}, xx=True)
 
     def remove(self, fingerprints: Sequence[str]) -> int:
         """Remove entries and all records of them; returns how many there were."""

@@ -1,0 +1,95 @@
+"""What the cache did, as the API, the command line and Prometheus show it."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from tasks.cache_stats import pool_report, read_judgements, whole_report
+from tasks.exact_cache import Answer
+from tasks.fingerprint import tenant_pool
+from tasks.inference import InferenceSubmission
+from tests.cache.conftest import Believer
+from workers.cache.cache import SemanticCache
+from workers.cache.embedding import Embedder
+from workers.cache.shadow import ShadowJudge, ShadowPolicy
+
+POOL = tenant_pool("acme")
+OTHER = tenant_pool("other")
+
+
+def a_cache(
+    client: redis.Redis, embedder: Embedder, prefix: str, build: str = "one"
+) -> SemanticCache:
+    return SemanticCache(client, embedder, Believer(build, score=0.6), prefix=prefix)
+
+
+@pytest.fixture
+def cache(cache_redis: redis.Redis, embedder: Embedder, prefix: str) -> SemanticCache:
+    return a_cache(cache_redis, embedder, prefix)
+
+
+def judge_one(cache: SemanticCache, client: redis.Redis, pool: str, fresh: str) -> None:
+    """A rewording is served, and the provider says `fresh` to it."""
+    cache.cache_response("Why is the sky blue?", Answer("Scattering.", "p", "m"), pool=pool)
+    lookup = cache.read(InferenceSubmission(prompt=f"Why is the sky {fresh} blue?"), pool=pool)
+    hit = cache.look_up([lookup])[0]
+    assert hit is not None
+    policy = ShadowPolicy(rate=1.0, least_judged=3)
+    judging = ShadowJudge(cache, client, cache.exact.prefix, policy=policy, compare=str.__eq__)
+    judging.judge(hit, lookup, lambda: Answer(fresh, "p", "m"))
+
+
+def test_the_estimate_of_errors_and_the_bar_are_told_by_pool(
+    cache: SemanticCache, cache_redis: redis.Redis, prefix: str
+) -> None:
+    before = cache.get_cache_stats(POOL)
+    assert (before["error_estimate"], before["verifier_bar"]) == (None, 0.46)
+    judge_one(cache, cache_redis, POOL, "so")
+    judge_one(cache, cache_redis, OTHER, "Scattering.")
+    told = pool_report(cache_redis, prefix, POOL, 0.46)
+    assert told["error_estimate"]["judged"] == 1
+    assert told["error_estimate"]["rate"] == 1.0
+    assert pool_report(cache_redis, prefix, OTHER, 0.46)["error_estimate"]["rate"] == 0.0
+    for word in ("very", "that"):
+        judge_one(cache, cache_redis, POOL, word)
+    raised = pool_report(cache_redis, prefix, POOL, 0.46)  # the third wrong one was enough
+    assert (raised["error_estimate"], raised["verifier_bar"]) == (None, pytest.approx(0.56))
+    assert raised["shadow"] == {"judged": 3, "wrong": 3}
+    everyone = whole_report(cache_redis, prefix)["judged_pools"]
+    assert [(one["pool"], one["bar"]) for one in everyone] == [
+        (POOL, pytest.approx(0.56)),
+        (OTHER, 0.46),
+    ]
+
+
+def test_judgements_of_another_verifier_are_not_told(
+    cache: SemanticCache, cache_redis: redis.Redis, embedder: Embedder, prefix: str
+) -> None:
+    judge_one(cache, cache_redis, POOL, "so")
+    assert len(read_judgements(cache_redis, prefix)) == 1
+    after = a_cache(cache_redis, embedder, prefix, "two")
+    after.get_similar_cached_response("Why is the sky blue?", pool=POOL)  # by exact text
+    assert len(read_judgements(cache_redis, prefix)) == 1
+    after.get_similar_cached_response("Who was Nero?", pool=POOL)
+    assert read_judgements(cache_redis, prefix) == []
+
+
+def test_the_most_used_entries_of_a_pool_are_its_own(
+    cache: SemanticCache, cache_redis: redis.Redis, prefix: str
+) -> None:
+    for pool, times in ((POOL, 2), (OTHER, 3)):
+        for prompt in ("Where is Rome?", f"Who was {pool}?"):
+            cache.cache_response(prompt, Answer("A.", "p", "m"), pool=pool)
+            for _ in range(times):
+                cache.get_similar_cached_response(prompt, pool=pool)
+            times -= 1
+    assert cache.get_cache_stats(POOL)["top_entries"] == [
+        {"prompt": "Where is Rome?", "model": "m", "hits": 2},
+        {"prompt": f"Who was {POOL}?", "model": "m", "hits": 1},
+    ]
+    cache.invalidate_cache(pool=POOL)
+    assert cache.get_cache_stats(POOL)["top_entries"] == []
+    whole = cache.get_cache_stats()
+    assert [one["hits"] for one in whole["top_entries"]] == [3, 2, 2, 1]
+    assert all("prompt" not in one for one in whole["top_entries"])
