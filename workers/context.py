@@ -151,7 +151,7 @@ def context() -> WorkerContext:
         leases=leases,
         streams=StreamKeeper(JobStreams(client, current.key_prefix)),
         cache=answers,
-        shadow=Shadow(judge, router),
+        shadow=Shadow(judge, router, metrics),
         control=Control(client, current.key_prefix),
         flights=SingleFlight(client, prefix=f"{current.key_prefix}flight:"),
         router=router,

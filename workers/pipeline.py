@@ -73,7 +73,7 @@ def run_job(current: WorkerContext, job: Job, lease: Lease) -> Outcome:
         span.add(_looked(found.hit))
     hit, cache_ms = found.hit, _milliseconds(started)
     if hit is not None:
-        current.shadow.consider(hit, lookup, request)
+        current.shadow.consider(hit, lookup, request, job.tenant)
         response = _from_cache(job, request, hit, started)
         return Ended(JobState.SUCCEEDED, result=_dump(response), cache_ms=cache_ms, provider=CACHE)
     call = _Call(current, job, lease, request, stream, started, cache_ms, lookup, found)

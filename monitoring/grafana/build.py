@@ -73,6 +73,8 @@ DASHBOARDS: dict[str, tuple[str, list[Panel]]] = {
             ("Answers stored", "short", shared("inferenceflow_cache_entries", "")),
             ("What they take", "bytes", shared("inferenceflow_cache_size_bytes", "")),
             ("Latency of cached and other answers", "s", quantiles("inferenceflow_request_duration_seconds", "provider")),
+            ("Wrong semantic hits, as far as checked", "percentunit", shared("inferenceflow_cache_error_rate", "pool")),
+            ("Least score by pool", "short", shared("inferenceflow_cache_verifier_bar", "pool")),
             ("Answers shared in flight", "ops", rate("inferenceflow_single_flight_joins_total", "outcome")),
         ],
     ),

@@ -23,6 +23,7 @@ SHELL = (
     "event: end",
     '"state":"cancelled"',
     '"response":"Name one river."',
+    '"exact_hit_rate"',
     "urn:inferenceflow:problem:invalid-request",
     '"code":"unsupported_parameter"',
     '"context_window":2048',

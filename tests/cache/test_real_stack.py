@@ -1,0 +1,84 @@
+"""The cache in the whole product: what is judged, tagged and shared, over HTTP and real workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from tests.observe.conftest import read_samples
+from tests.stack import RealStack, eventually, real_stack
+
+pytestmark = pytest.mark.slow
+
+MODEL = "gemma3-270m"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealStack]:
+    with real_stack(
+        tmp_path_factory.mktemp("cache"),
+        CACHE_SHADOW_RATE="1",
+        CACHE_VERIFIER_BAR="0",  # every likeness is served, and is doubtful
+        CACHE_SHARED_POOLS="beta=team,gamma=team",
+    ) as running:
+        yield running
+
+
+def ask(stack: RealStack, prompt: str, tenant: str = "acme", **cache: Any) -> dict[str, Any]:
+    """The result of a job that asks for `prompt`; the provider echoes it."""
+    body = {"prompt": prompt, "model_preference": MODEL, "cache": cache}
+    answer = stack.session(tenant=tenant).post(
+        f"{stack.url}/v1/inference?wait=30", json=body, timeout=40
+    )
+    assert answer.status_code == 200, answer.text
+    result: dict[str, Any] = answer.json()["result"]
+    return result
+
+
+def stats(stack: RealStack, tenant: str = "acme") -> dict[str, Any]:
+    found: dict[str, Any] = (
+        stack.session(tenant=tenant).get(f"{stack.url}/v1/cache/stats", timeout=10).json()
+    )
+    return found
+
+
+def test_a_wrong_hit_is_found_out_and_the_prompt_gets_its_own_answer(stack: RealStack) -> None:
+    # As answers they contradict each other.
+    asked, reworded = "Yes, may dogs eat cooked rice?", "No, may dogs eat cooked rice?"
+    assert not ask(stack, asked)["cache_hit"]
+    served = ask(stack, reworded)
+    assert (served["cache"]["layer"], served["response"]) == ("semantic", asked)
+    eventually(lambda: stats(stack)["shadow"]["judged"] == 1, seconds=30, what="a judgement")
+    told = stats(stack)
+    assert told["shadow"]["wrong"] == 1
+    assert told["error_estimate"]["rate"] == 1.0
+    eventually(
+        lambda: ask(stack, reworded)["response"] == reworded,
+        seconds=30,
+        what="the prompt's own answer",
+    )
+    assert ask(stack, reworded)["cache"]["layer"] == "exact"
+    samples = read_samples(requests.get(f"{stack.url}/v1/metrics", timeout=10).text)
+    assert samples["inferenceflow_cache_error_rate", (("pool", "tenant:acme"),)] == 1.0
+
+
+def test_a_tag_forgets_what_carries_it(stack: RealStack) -> None:
+    ask(stack, "Name a river.", tags=["geo"])
+    ask(stack, "Who wrote Hamlet?")
+    admin = stack.session(role="admin")
+    forgotten = admin.post(f"{stack.url}/v1/cache/invalidate", json={"tag": "geo"}, timeout=20)
+    assert forgotten.json() == {"removed": 1}
+    assert not ask(stack, "Name a river.")["cache_hit"]
+    assert ask(stack, "Who wrote Hamlet?")["cache_hit"]
+
+
+def test_tenants_of_one_pool_share_and_no_other_does(stack: RealStack) -> None:
+    prompt = "What is a fencing token?"
+    assert not ask(stack, prompt, "beta")["cache_hit"]
+    assert ask(stack, prompt, "gamma")["cache_hit"]
+    assert ask(stack, "What are fencing tokens?", "gamma")["cache"]["layer"] == "semantic"
+    assert not ask(stack, prompt, "acme")["cache_hit"]
+    assert stats(stack, "beta")["top_entries"] == stats(stack, "gamma")["top_entries"]
