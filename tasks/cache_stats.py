@@ -25,6 +25,7 @@ from tasks.fingerprint import digest
 MOST_JUDGED_POOLS = 10_000  # of which something is known
 SHOWN_POOLS = 50
 SHOWN_ENTRIES = 10
+LOOKED_AT = 50  # ranked entries, of which some may have ended since
 
 
 def stats_key(prefix: str, pool: str | None = None) -> str:
@@ -111,7 +112,7 @@ def pool_report(client: redis.Redis, prefix: str, pool: str, bar: float) -> dict
             {"prompt": entry.prompt, "model": entry.answer.model, "hits": count}
             for entry, (_, count) in zip(entries, hits, strict=True)
             if entry is not None
-        ],
+        ][:SHOWN_ENTRIES],
     }
 
 
@@ -124,7 +125,8 @@ def whole_report(client: redis.Redis, prefix: str) -> dict[str, Any]:
         "evicted": usage.evicted,
         "expired": usage.expired,
         "top_entries": [
-            {"fingerprint": name, "hits": count} for name, count in _top(client, hits_key(prefix))
+            {"fingerprint": name, "hits": count}
+            for name, count in _top(client, hits_key(prefix))[:SHOWN_ENTRIES]
         ],
         "judged_pools": [asdict(one) for one in read_judgements(client, prefix)],
     }
@@ -133,7 +135,7 @@ def whole_report(client: redis.Redis, prefix: str) -> dict[str, Any]:
 def _top(client: redis.Redis, key: str) -> list[tuple[str, int]]:
     """The most used entries: (fingerprint, hits)."""
     found = cast(
-        "list[tuple[bytes, float]]", client.zrevrange(key, 0, SHOWN_ENTRIES - 1, withscores=True)
+        "list[tuple[bytes, float]]", client.zrevrange(key, 0, LOOKED_AT - 1, withscores=True)
     )
     return [(name.decode(), int(hits)) for name, hits in found]
 

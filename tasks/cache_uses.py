@@ -77,7 +77,8 @@ def worth_per_use(answer: Answer, size: int = OVERHEAD) -> float:
 class CacheUses:
     """Sums up uses and writes them once a second, in one round trip. Thread-safe.
 
-    A process that is killed loses up to a second of statistics, and nothing else.
+    A process that is killed loses up to a second of them: of statistics, and of times that start
+    anew.
     """
 
     def __init__(self, client: redis.Redis, prefix: str) -> None:
