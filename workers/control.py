@@ -33,13 +33,13 @@ def answer(question_id: str) -> None:
 
 def _invalidate(
     current: WorkerContext,
-    tenant: str,
+    tenant: str | None,
     pattern: str | None,
     model: str | None,
     tag: str | None,
     older_than: float | None,
 ) -> dict[str, Any]:
-    pool = current.cache.rules.pool(tenant)
+    pool = None if tenant is None else current.cache.rules.pool(tenant)
     removed = current.cache.invalidate_cache(
         pattern, pool=pool, model=model, tag=tag, older_than=older_than
     )

@@ -36,16 +36,18 @@ def stats(everyone: bool, url: str | None, token: str | None, data: Path) -> Non
 @click.option("--model", help="The model that answered.")
 @click.option("--tag")
 @click.option("--older-than", type=click.FloatRange(min=0), help="Seconds.")
+@click.option("--everyone", is_flag=True, help="Of all tenants; needs the scope `platform`.")
 @click.confirmation_option(prompt="Forget cached answers?")
 @target_options
 def invalidate(pattern: str | None, model: str | None, tag: str | None,
-               older_than: float | None, url: str | None, token: str | None,
+               older_than: float | None, everyone: bool, url: str | None, token: str | None,
                data: Path) -> None:  # fmt: skip
-    """Forget cached answers: those that meet every condition given, or all."""
+    """Forget cached answers of the tenant: those that meet every condition given, or all."""
     body = {"pattern": pattern, "model": model, "tag": tag, "older_than": older_than}
+    body = {name: value for name, value in body.items() if value is not None}
     try:
         answer = connect(url, token, data).call(
-            "POST", "/v1/cache/invalidate", body={k: v for k, v in body.items() if v is not None}
+            "POST", "/v1/cache/invalidate", body={**body, "everyone": everyone}
         )
     except ClientError as error:
         raise click.ClickException(str(error)) from None

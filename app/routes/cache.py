@@ -10,6 +10,7 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from app.administration import change, require_platform
 from app.documents import JobPath, problems
 from app.identity import caller
 from app.problems import Problem
@@ -30,7 +31,7 @@ Word = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
 
 class Invalidation(BaseModel):
-    """Which of the tenant's cached answers to forget: those that meet every condition given."""
+    """Which cached answers to forget: those of the tenant that meet every condition given."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -38,6 +39,7 @@ class Invalidation(BaseModel):
     model: Word | None = Field(default=None, description="The model that answered.")
     tag: Word | None = None
     older_than: float | None = Field(default=None, ge=0, description="Seconds.")
+    everyone: bool = Field(default=False, description="Of all tenants; with scope `platform`.")
 
 
 class Invalidated(BaseModel):
@@ -68,11 +70,21 @@ class Route(BaseModel):
     responses={"200": Invalidated, **problems(400, 401, 403, 415, 422, 429, 503)},
 )
 def invalidate(body: Invalidation) -> Response:
-    """Without a condition everything of the tenant is forgotten at once. Admins only."""
+    """Without a condition everything of the tenant is forgotten at once. Admins only. It is written
+    into the audit log.
+    """
     who = caller()
     if not who.admin:
         raise Problem(403, "admin-only", "Only an admin of the tenant may do this.")
-    return _ask("cache.invalidate", {"tenant": who.tenant, **body.model_dump()})
+    if body.everyone:
+        require_platform()
+    with change() as doing:
+        doing.note(
+            "cache.invalidate", who.tenant, "cache", **body.model_dump(exclude_defaults=True)
+        )
+    conditions = body.model_dump(exclude={"everyone"})
+    tenant = None if body.everyone else who.tenant
+    return _ask("cache.invalidate", {"tenant": tenant, **conditions})
 
 
 @cache_api.post(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import requests
 
+from app.cli.tokens import mint
 from tests.observe.conftest import read_samples
 from tests.stack import RealStack, eventually, real_stack
 
@@ -71,6 +73,8 @@ def test_a_tag_forgets_what_carries_it(stack: RealStack) -> None:
     admin = stack.session(role="admin")
     forgotten = admin.post(f"{stack.url}/v1/cache/invalidate", json={"tag": "geo"}, timeout=20)
     assert forgotten.json() == {"removed": 1}
+    (entry,) = admin.get(f"{stack.url}/v1/admin/audit", timeout=20).json()["data"]
+    assert (entry["action"], entry["detail"]) == ("cache.invalidate", {"tag": "geo"})
     assert not ask(stack, "Name a river.")["cache_hit"]
     assert ask(stack, "Who wrote Hamlet?")["cache_hit"]
 
@@ -82,3 +86,25 @@ def test_tenants_of_one_pool_share_and_no_other_does(stack: RealStack) -> None:
     assert ask(stack, "What are fencing tokens?", "gamma")["cache"]["layer"] == "semantic"
     assert not ask(stack, prompt, "acme")["cache_hit"]
     assert stats(stack, "beta")["top_entries"] == stats(stack, "gamma")["top_entries"]
+
+
+def test_the_platform_empties_the_cache_of_everyone(stack: RealStack) -> None:
+    asked = {tenant: f"What does {tenant} sell?" for tenant in ("acme", "beta")}
+    for tenant, prompt in asked.items():
+        ask(stack, prompt, tenant)
+        assert ask(stack, prompt, tenant)["cache_hit"]
+    url, body = f"{stack.url}/v1/cache/invalidate", {"everyone": True}
+    assert stack.session(role="admin").post(url, json=body, timeout=20).status_code == 403
+    operator = stack.session(role="admin")
+    token = mint(
+        stack.settings,
+        user="root",
+        tenant="ops",
+        role="admin",
+        expires=timedelta(hours=1),
+        scopes=["platform", "admin", "jobs:read", "jobs:write"],
+    )
+    operator.headers["Authorization"] = f"Bearer {token}"
+    assert operator.post(url, json=body, timeout=20).json() == {"removed": None}
+    for tenant, prompt in asked.items():
+        assert not ask(stack, prompt, tenant, mode="exact")["cache_hit"]
