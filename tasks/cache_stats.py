@@ -70,6 +70,15 @@ def write_judgements(pipeline: Any, prefix: str, found: Judgements) -> None:
     pipeline.hset(f"{prefix}:judgements", found.pool, orjson.dumps(asdict(found)))
 
 
+def forget_judgements(pipeline: Any, prefix: str, pool: str | None) -> None:
+    """Queue that what judging led to is not shown any more, of one pool or of all."""
+    if pool is None:
+        pipeline.delete(f"{prefix}:judged", f"{prefix}:judgements")
+    else:
+        pipeline.zrem(f"{prefix}:judged", pool)
+        pipeline.hdel(f"{prefix}:judgements", pool)
+
+
 def read_judgements(client: redis.Redis, prefix: str, *pools: str) -> list[Judgements]:
     """Of these pools, or of those that most hits were judged of. Raises redis.RedisError."""
     names: list[Any] = list(pools) or cast(

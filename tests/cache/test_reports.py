@@ -63,6 +63,26 @@ def test_the_estimate_of_errors_and_the_bar_are_told_by_pool(
     ]
 
 
+def test_who_forgets_everything_begins_anew(
+    cache: SemanticCache, cache_redis: redis.Redis, prefix: str
+) -> None:
+    def bars() -> list[float]:
+        return [pool_report(cache_redis, prefix, p, 0.46)["verifier_bar"] for p in (POOL, OTHER)]
+
+    for pool in (POOL, OTHER):
+        for word in ("so", "very", "that"):
+            judge_one(cache, cache_redis, pool, word)
+    assert bars() == [pytest.approx(0.56), pytest.approx(0.56)]
+    cache.invalidate_cache("*sky*", pool=POOL)
+    assert bars() == [pytest.approx(0.56), pytest.approx(0.56)]
+    cache.invalidate_cache(pool=POOL)
+    assert bars() == [0.46, pytest.approx(0.56)]
+    assert cache.evidence.pool_bar(POOL) == 0.0
+    cache.invalidate_cache()
+    assert bars() == [0.46, 0.46]
+    assert cache.evidence.pool_bar(OTHER) == 0.0
+
+
 def test_judgements_of_another_verifier_are_not_told(
     cache: SemanticCache, cache_redis: redis.Redis, embedder: Embedder, prefix: str
 ) -> None:

@@ -328,11 +328,15 @@ class SemanticCache:
 
         `pattern` is a glob over the stored prompt, without regard to case; `model` the model that
         answered; `older_than` seconds. With no condition, or `pool` alone, a counter is raised,
-        which is instant however many there are; -1 is returned then. Raises redis.RedisError.
+        which is instant however many there are, and raised bars are taken back; -1 is returned
+        then. Raises redis.RedisError.
         """
         if pattern is None and model is None and tag is None and older_than is None:
             everyone, one_pool = self.exact.generation_keys(pool or "")
-            self._client.incr(everyone if pool is None else one_pool)
+            with self._client.pipeline() as pipeline:
+                pipeline.incr(everyone if pool is None else one_pool)
+                self.evidence.begin_anew(pipeline, pool)
+                pipeline.execute()
             return -1
         now = time.time()
         doomed = [

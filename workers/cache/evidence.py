@@ -21,7 +21,7 @@ from typing import Any, cast
 import redis
 
 from tasks import cache_uses
-from tasks.cache_stats import hits_key, stats_key
+from tasks.cache_stats import forget_judgements, hits_key, stats_key
 from tasks.fingerprint import digest
 
 MOST_WRONG_PAIRS = 100_000
@@ -99,6 +99,14 @@ class EvidenceBook:
     def pool_bar(self, pool: str) -> float:
         """The raised bar of a pool; 0.0 without one."""
         return self._read_bar(cast("bytes | None", self.client.hget(self.pool_bars, digest(pool))))
+
+    def begin_anew(self, pipeline: Any, pool: str | None) -> None:
+        """Queue that the raised bar of `pool`, or every pool's, is taken back."""
+        if pool is None:
+            pipeline.delete(self.pool_bars)
+        else:
+            pipeline.hdel(self.pool_bars, digest(pool))
+        forget_judgements(pipeline, self.prefix, pool)
 
     def forget_entries(self, pipeline: Any, fingerprints: Sequence[str]) -> None:
         """Queue the removal of what is kept for single entries."""
