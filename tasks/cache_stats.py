@@ -1,13 +1,7 @@
 """What the cache did, as it lies in Redis: its keys, and how to read them.
 
-Workers write it (`workers/cache/evidence.py`, `workers/cache/shadow.py`,
-`workers/cache/store.lua`), and what is used `tasks/cache_uses.py`; the API reads it here, to show
-it without loading what a cache needs.
-
-<prefix>:stats, :stats:<pool>   see tasks/cache_uses.py
-<prefix>:judged                 zset pool -> hits of it that were ever judged
-<prefix>:judgements             hash pool -> what they say, as JSON
-<prefix>:verifier               the build of the verifier in use; judgements of others are not shown
+Workers write it (`workers/cache/evidence.py`, `workers/cache/store.lua`), and what is used
+`tasks/cache_uses.py`; the API reads it here, to show it without loading what a cache needs.
 """
 
 from __future__ import annotations
@@ -16,14 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-import orjson
 import redis
 
+from tasks.cache_judgements import judged_pools, read_judgements
 from tasks.exact_cache import ExactCache
 from tasks.fingerprint import digest
 
-MOST_JUDGED_POOLS = 10_000  # of which something is known
-SHOWN_POOLS = 50
 SHOWN_ENTRIES = 10
 LOOKED_AT = 50  # ranked entries, of which some may have ended since
 
@@ -38,65 +30,6 @@ def hits_key(prefix: str, pool: str | None = None) -> str:
     return f"{prefix}:hits" if pool is None else f"{prefix}:hits:{digest(pool)}"
 
 
-@dataclass(frozen=True)
-class ErrorEstimate:
-    """Wrong answers per semantic hit of one pool, since its bar last moved."""
-
-    rate: float
-    low: float  # 95% interval
-    high: float
-    judged: int
-
-
-@dataclass(frozen=True)
-class Judgements:
-    """What judging the semantic hits of one pool has led to."""
-
-    pool: str
-    verifier: str  # its build, whose hits and scores these are
-    bar: float  # least score of a semantic hit in this pool now, unless its route asks for more
-    estimate: ErrorEstimate | None = None  # None: nothing was judged since the bar moved
-
-
-def verifier_key(prefix: str) -> str:
-    """Where the build of the verifier in use is written."""
-    return f"{prefix}:verifier"
-
-
-def write_judgements(pipeline: Any, prefix: str, found: Judgements) -> None:
-    """Queue one more judgement of a pool."""
-    pipeline.zincrby(f"{prefix}:judged", 1, found.pool)
-    pipeline.zremrangebyrank(f"{prefix}:judged", 0, -MOST_JUDGED_POOLS - 1)
-    pipeline.hset(f"{prefix}:judgements", found.pool, orjson.dumps(asdict(found)))
-
-
-def forget_judgements(pipeline: Any, prefix: str, pool: str | None) -> None:
-    """Queue that what judging led to is not shown any more, of one pool or of all."""
-    if pool is None:
-        pipeline.delete(f"{prefix}:judged", f"{prefix}:judgements")
-    else:
-        pipeline.zrem(f"{prefix}:judged", pool)
-        pipeline.hdel(f"{prefix}:judgements", pool)
-
-
-def read_judgements(client: redis.Redis, prefix: str, *pools: str) -> list[Judgements]:
-    """Of these pools, or of those that most hits were judged of. Raises redis.RedisError."""
-    names: list[Any] = list(pools) or cast(
-        "list[Any]", client.zrevrange(f"{prefix}:judged", 0, SHOWN_POOLS - 1)
-    )
-    if not names:
-        return []
-    with client.pipeline(transaction=False) as pipe:
-        pipe.get(verifier_key(prefix))
-        pipe.hmget(f"{prefix}:judgements", names)
-        build, values = pipe.execute()
-    found = []
-    for record in (orjson.loads(value) for value in values if value is not None):
-        estimate = record.pop("estimate")
-        found.append(Judgements(**record, estimate=estimate and ErrorEstimate(**estimate)))
-    return [one for one in found if one.verifier.encode() == build]
-
-
 def read_counters(client: redis.Redis, prefix: str, pool: str | None = None) -> dict[str, float]:
     """The counters by name. Raises redis.RedisError."""
     found = cast("dict[bytes, bytes]", client.hgetall(stats_key(prefix, pool)))
@@ -109,14 +42,13 @@ def pool_report(client: redis.Redis, prefix: str, pool: str, bar: float) -> dict
     `bar`: the least score where judging did not raise it. Memory is left out: it would tell of
     others.
     """
-    judged = read_judgements(client, prefix, pool)
-    estimate = judged[0].estimate if judged else None
+    (judged,) = read_judgements(client, prefix, pool)
     hits = _top(client, hits_key(prefix, pool))
     entries = ExactCache(client, prefix).get_many([name for name, _ in hits], pool)
     return {
         **_summary(read_counters(client, prefix, pool)),
-        "verifier_bar": max(bar, judged[0].bar) if judged else bar,
-        "error_estimate": asdict(estimate) if estimate else None,
+        "verifier_bar": max(bar, judged.bar),
+        "error_estimate": asdict(judged.estimate) if judged.estimate else None,
         "top_entries": [
             {"prompt": entry.prompt, "model": entry.answer.model, "hits": count}
             for entry, (_, count) in zip(entries, hits, strict=True)
@@ -128,6 +60,7 @@ def pool_report(client: redis.Redis, prefix: str, pool: str, bar: float) -> dict
 def whole_report(client: redis.Redis, prefix: str) -> dict[str, Any]:
     """What the cache did for all, for who runs it: no prompt is in it. Raises redis.RedisError."""
     usage = read_usage(client, prefix)
+    pools = judged_pools(client, prefix)
     return {
         **_summary(read_counters(client, prefix)),
         "memory": {"bytes": usage.bytes, "entries": usage.entries},
@@ -137,7 +70,7 @@ def whole_report(client: redis.Redis, prefix: str) -> dict[str, Any]:
             {"fingerprint": name, "hits": count}
             for name, count in _top(client, hits_key(prefix))[:SHOWN_ENTRIES]
         ],
-        "judged_pools": [asdict(one) for one in read_judgements(client, prefix)],
+        "judged_pools": [asdict(one) for one in read_judgements(client, prefix, *pools)],
     }
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from tasks.intervals import wilson
 from tests.cache.conftest import Believer
 from workers.cache.embedding import Embedder
 from workers.cache.evaluate import PairRow, evaluate, read_pairs
 from workers.cache.replay import StreamRow, read_stream, replay
-from workers.cache.statistics import wilson
 from workers.cache.verifier import OnnxVerifier
 
 CSV = 'a,b,same,source\n"Why, then?",Why then,1,x:one\nBuy it,Sell it,0,x:two\n'

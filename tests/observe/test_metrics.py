@@ -14,8 +14,9 @@ from flask.testing import FlaskClient
 
 from config.settings import Settings
 from tasks.breakers import target_key
-from tasks.cache_stats import ErrorEstimate, Judgements, verifier_key, write_judgements
+from tasks.cache_judgements import pool_bars_key, verifier_key, write_judgement, written_bar
 from tasks.deliveries import Claimed, Deliveries, delivery_id
+from tasks.fingerprint import digest
 from tasks.inference import Attempt, Priority, Usage
 from tasks.jobs import JobState
 from tasks.ledger import Ledger, Limits, NewJob
@@ -265,18 +266,19 @@ def test_judged_pools_show_their_error_rate_and_bar(
 ) -> None:
     prefix = f"{observe_prefix}cache"
     redis_client.set(verifier_key(prefix), "build")
-    estimate = ErrorEstimate(rate=0.25, low=0.1, high=0.5, judged=8)
     with redis_client.pipeline() as pipe:
-        write_judgements(pipe, prefix, Judgements("tenant:acme", "build", 0.56, estimate))
-        write_judgements(pipe, prefix, Judgements("shared:team", "build", 0.66))
-        write_judgements(pipe, prefix, Judgements("tenant:old", "another", 0.9, estimate))
+        for right in (True, True, False, True):
+            write_judgement(pipe, prefix, "tenant:acme", "build", right=right, weight=2.0)
+        write_judgement(pipe, prefix, "shared:team", "another", right=False, weight=1.0)
+        for pool, build in (("tenant:acme", "build"), ("shared:team", "another")):
+            pipe.hset(pool_bars_key(prefix), digest(pool), written_bar(0.56, build))
         pipe.execute()
     samples = read_samples(make_client().get("/v1/metrics").text)
     assert value(samples, "inferenceflow_cache_error_rate", pool="tenant:acme") == 0.25
     assert value(samples, "inferenceflow_cache_verifier_bar", pool="tenant:acme") == 0.56
-    assert value(samples, "inferenceflow_cache_verifier_bar", pool="shared:team") == 0.66
-    pools = {dict(labels)["pool"] for _, labels in samples if "pool" in dict(labels)}
-    assert pools == {"tenant:acme", "shared:team"}
+    # What another verifier led to is not this one's.
+    assert value(samples, "inferenceflow_cache_verifier_bar", pool="shared:team") == 0.0
+    assert ("inferenceflow_cache_error_rate", (("pool", "shared:team"),)) not in samples
 
 
 def test_a_part_that_cannot_be_read_is_left_out(make_client: Callable[..., FlaskClient]) -> None:

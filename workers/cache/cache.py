@@ -12,9 +12,10 @@ from typing import Any, Literal, cast
 import redis
 
 from tasks.cache_hit import CacheHit, hit_of
+from tasks.cache_judgements import verifier_key
 from tasks.cache_policy import plan, storable
 from tasks.cache_rules import CacheRules
-from tasks.cache_stats import pool_report, verifier_key, whole_report
+from tasks.cache_stats import pool_report, whole_report
 from tasks.cache_uses import CacheUses
 from tasks.exact_cache import Answer, Entry, ExactCache, Generations
 from tasks.fingerprint import (
@@ -333,10 +334,8 @@ class SemanticCache:
         """
         if pattern is None and model is None and tag is None and older_than is None:
             everyone, one_pool = self.exact.generation_keys(pool or "")
-            with self._client.pipeline() as pipeline:
-                pipeline.incr(everyone if pool is None else one_pool)
-                self.evidence.begin_anew(pipeline, pool)
-                pipeline.execute()
+            self._client.incr(everyone if pool is None else one_pool)
+            self.evidence.begin_anew(pool)
             return -1
         now = time.time()
         doomed = [

@@ -26,12 +26,12 @@ from tasks.cache_rules import CacheRules
 from tasks.exact_cache import Answer
 from tasks.fingerprint import tenant_pool
 from tasks.inference import InferenceSubmission
+from tasks.intervals import wilson
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder, load_embedder
 from workers.cache.measuring import add_policy, measured, policy_of, read_columns, verifier_of
 from workers.cache.scratch_redis import scratch_redis
 from workers.cache.semantic import partition_of
-from workers.cache.statistics import wilson
 from workers.cache.verifier import Verifier, load_verifier
 
 # redisvl's SemanticCache: distance_threshold=0.1, which is a cosine similarity of 0.90.

@@ -7,8 +7,7 @@ numbers; workers of that version may still read them during an update.)
 
     <prefix>:wrong           zset of refused pairs, by time; the oldest are forgotten
     <prefix>:verifier_bars   hash fingerprint -> build and least verifier score for this entry
-    <prefix>:pool_verifier_bars  hash pool digest -> build and least verifier score in this pool
-    and the counters of tasks/cache_uses.py
+    and the counters of tasks/cache_uses.py, and the bars of pools in tasks/cache_judgements.py
 """
 
 from __future__ import annotations
@@ -21,7 +20,15 @@ from typing import Any, cast
 import redis
 
 from tasks import cache_uses
-from tasks.cache_stats import forget_judgements, hits_key, stats_key
+from tasks.cache_judgements import (
+    MOST_JUDGED_POOLS,
+    judged_pools,
+    pool_bars_key,
+    read_bar,
+    window_key,
+    written_bar,
+)
+from tasks.cache_stats import hits_key
 from tasks.fingerprint import digest
 
 MOST_WRONG_PAIRS = 100_000
@@ -47,12 +54,8 @@ class EvidenceBook:
         """`build` names the verifier whose scores the bars are."""
         self.client, self.build = client, build
         self.wrong, self.bars = f"{prefix}:wrong", f"{prefix}:verifier_bars"
-        self.pool_bars, self.hits = f"{prefix}:pool_verifier_bars", hits_key(prefix)
+        self.pool_bars, self.hits = pool_bars_key(prefix), hits_key(prefix)
         self.prefix = prefix
-
-    def pool_stats(self, pool: str) -> str:
-        """Where the counters of one pool lie."""
-        return stats_key(self.prefix, pool)
 
     def ask(self, pipeline: Any, pool: str, wanted: str, stored: Sequence[str]) -> None:
         """Queue the reads on `pipeline`: two answers, to be given to `heard`."""
@@ -64,19 +67,11 @@ class EvidenceBook:
         self, pool_bar: bytes | None, bars: list[bytes | None], wrong: list[float | None]
     ) -> list[Evidence]:
         """The evidence for each stored entry that was asked about."""
-        base = self._read_bar(pool_bar)
+        base = read_bar(pool_bar, self.build)
         return [
-            Evidence(mark is not None, max(base, self._read_bar(bar)))
+            Evidence(mark is not None, max(base, read_bar(bar, self.build)))
             for bar, mark in zip(bars, wrong, strict=True)
         ]
-
-    def _written_bar(self, bar: float) -> str:
-        return f"{self.build} {bar!r}"
-
-    def _read_bar(self, written: bytes | None) -> float:
-        """The bar, or 0.0 where there is none or another verifier's."""
-        build, _, bar = (written or b"").decode().rpartition(" ")
-        return float(bar) if bar and build == self.build else 0.0
 
     def refuse(self, wanted: str, stored: str) -> None:
         """Never again serve one of these two requests with the other's answer."""
@@ -87,26 +82,30 @@ class EvidenceBook:
 
     def raise_bar(self, fingerprint: str, bar: float) -> None:
         """From now on `fingerprint` is served only above `bar`."""
-        self.client.hset(self.bars, fingerprint, self._written_bar(bar))
+        self.client.hset(self.bars, fingerprint, written_bar(bar, self.build))
 
     def set_pool_bar(self, pool: str, bar: float | None) -> None:
         """Raise the bar of a whole pool, or take the raise back with None."""
         if bar is None:
             self.client.hdel(self.pool_bars, digest(pool))
         else:
-            self.client.hset(self.pool_bars, digest(pool), self._written_bar(bar))
+            self.client.hset(self.pool_bars, digest(pool), written_bar(bar, self.build))
 
     def pool_bar(self, pool: str) -> float:
         """The raised bar of a pool; 0.0 without one."""
-        return self._read_bar(cast("bytes | None", self.client.hget(self.pool_bars, digest(pool))))
+        written = cast("bytes | None", self.client.hget(self.pool_bars, digest(pool)))
+        return read_bar(written, self.build)
 
-    def begin_anew(self, pipeline: Any, pool: str | None) -> None:
-        """Queue that the raised bar of `pool`, or every pool's, is taken back."""
-        if pool is None:
-            pipeline.delete(self.pool_bars)
-        else:
-            pipeline.hdel(self.pool_bars, digest(pool))
-        forget_judgements(pipeline, self.prefix, pool)
+    def begin_anew(self, pool: str | None) -> None:
+        """Take back the raised bar of `pool`, or every pool's, with the judgements since."""
+        pools = (
+            judged_pools(self.client, self.prefix, MOST_JUDGED_POOLS) if pool is None else [pool]
+        )
+        with self.client.pipeline() as pipeline:
+            for one in pools:
+                pipeline.hdel(self.pool_bars, digest(one))
+                pipeline.delete(window_key(self.prefix, one, self.build))
+            pipeline.execute()
 
     def forget_entries(self, pipeline: Any, fingerprints: Sequence[str]) -> None:
         """Queue the removal of what is kept for single entries."""

@@ -26,6 +26,7 @@ from tasks.cache_rules import CacheRules
 from tasks.exact_cache import Answer
 from tasks.fingerprint import normalise, tenant_pool
 from tasks.inference import InferenceSubmission
+from tasks.intervals import wilson
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder, load_embedder
 from workers.cache.measuring import (
@@ -38,7 +39,6 @@ from workers.cache.measuring import (
 )
 from workers.cache.scratch_redis import scratch_redis
 from workers.cache.shadow import ShadowJudge, ShadowPolicy
-from workers.cache.statistics import wilson
 from workers.cache.verifier import Verifier, load_verifier
 
 MOST_SHOWN = 10  # wrong prompts, in the report for people

@@ -20,17 +20,15 @@ from typing import cast
 import redis
 
 from tasks.cache_hit import CacheHit
-from tasks.cache_stats import ErrorEstimate, Judgements, write_judgements
+from tasks.cache_judgements import ErrorEstimate, estimate_of, window_key, write_judgement
 from tasks.exact_cache import Answer
 from tasks.fingerprint import digest
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import Embedder
 from workers.cache.hit import Lookup
 from workers.cache.slots import read_slots
-from workers.cache.statistics import wilson
 
 HOUR = 3_600
-MONTH = 30 * 86_400  # an estimate to which nothing was added for so long is forgotten
 _POLARITY = re.compile(r"^\W*(yes|no|true|false|correct|incorrect)\b", re.IGNORECASE)
 
 
@@ -116,13 +114,9 @@ class ShadowJudge:
         right = self._compare(hit.answer.text, answer.text)
         # A hit judged with probability p stands for 1/p hits (Horvitz and Thompson 1952).
         weight = 1.0 / max(self._rate(hit), 1e-6)
-        key = self._window(pool)
+        build = self._cache.evidence.build
         with self._client.pipeline() as pipeline:
-            pipeline.hincrby(key, "judged", 1)
-            pipeline.hincrbyfloat(key, "weight", weight)
-            pipeline.hincrbyfloat(key, "wrong_weight", 0.0 if right else weight)
-            pipeline.hincrby(key, "wrong", 0 if right else 1)
-            pipeline.expire(key, MONTH)
+            write_judgement(pipeline, self._prefix, pool, build, right=right, weight=weight)
             self._cache.evidence.count(
                 pipeline, pool, {"shadow_judged": 1.0, "shadow_wrong": 0.0 if right else 1.0}
             )
@@ -131,20 +125,13 @@ class ShadowJudge:
             self._cache.evidence.refuse(lookup.fingerprint, hit.fingerprint)
             self._cache.evidence.raise_bar(hit.fingerprint, self.policy.demoted_bar)
         self._adjust(pool)
-        self._tell(pool)
         self._cache.store_answer(lookup, answer, generations=generations)
         return right
 
     def estimate(self, pool: str) -> ErrorEstimate | None:
         """The error rate of a pool; None before anything was judged."""
-        found = cast("dict[bytes, bytes]", self._client.hgetall(self._window(pool)))
-        read = {name.decode(): float(value) for name, value in found.items()}
-        judged = int(read.get("judged", 0))
-        if judged == 0:
-            return None
-        rate = read["wrong_weight"] / read["weight"]
-        low, high = wilson(rate * judged, judged)
-        return ErrorEstimate(rate, low, high, judged)
+        window = cast("dict[bytes, bytes]", self._client.hgetall(self._window(pool)))
+        return estimate_of(window)
 
     def _adjust(self, pool: str) -> None:
         """Raise the pool's bar when it is surely too wrong; give it back when it is surely fine."""
@@ -163,14 +150,5 @@ class ShadowJudge:
             return
         self._client.delete(self._window(pool))
 
-    def _tell(self, pool: str) -> None:
-        """Write down what a reader of statistics and metrics shall see."""
-        bar = max(self._cache.rules.base.verifier_bar, self._cache.evidence.pool_bar(pool))
-        with self._client.pipeline() as pipeline:
-            found = Judgements(pool, self._cache.evidence.build, bar, self.estimate(pool))
-            write_judgements(pipeline, self._prefix, found)
-            pipeline.execute()
-
     def _window(self, pool: str) -> str:
-        """The judgements of one pool under one verifier: another one errs otherwise."""
-        return f"{self._prefix}:shadow:{digest(pool, self._cache.evidence.build)}"
+        return window_key(self._prefix, pool, self._cache.evidence.build)
