@@ -21,7 +21,7 @@ PAUSE_SECONDS = 2.0  # without the cache, after its Redis did not answer
 
 
 class Repeats:
-    """Looks for stored answers to exactly the same request, of the same tenant."""
+    """Looks for stored answers to exactly the same request, of the same pool."""
 
     def __init__(self, client: redis.Redis, prefix: str, rules: CacheRules) -> None:
         self.rules = rules

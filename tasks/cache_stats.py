@@ -36,11 +36,13 @@ def read_counters(client: redis.Redis, prefix: str, pool: str | None = None) -> 
     return {name.decode(): float(value) for name, value in found.items()}
 
 
-def pool_report(client: redis.Redis, prefix: str, pool: str, bar: float) -> dict[str, Any]:
+def pool_report(
+    client: redis.Redis, prefix: str, pool: str, bar: float, *, prompts: bool
+) -> dict[str, Any]:
     """What the cache did for one pool, as `GET /v1/cache/stats` shows it. Raises redis.RedisError.
 
-    `bar`: the least score where judging did not raise it. Memory is left out: it would tell of
-    others.
+    `bar`: the least score where judging did not raise it. `prompts`: whether the reader may see
+    what others of the pool asked. Memory is left out: it would tell of other pools.
     """
     (judged,) = read_judgements(client, prefix, pool)
     hits = _top(client, hits_key(prefix, pool))
@@ -50,7 +52,12 @@ def pool_report(client: redis.Redis, prefix: str, pool: str, bar: float) -> dict
         "verifier_bar": max(bar, judged.bar),
         "error_estimate": asdict(judged.estimate) if judged.estimate else None,
         "top_entries": [
-            {"prompt": entry.prompt, "model": entry.answer.model, "hits": count}
+            {
+                "entry": entry.fingerprint,
+                "model": entry.answer.model,
+                "hits": count,
+                **({"prompt": entry.prompt} if prompts else {}),
+            }
             for entry, (_, count) in zip(entries, hits, strict=True)
             if entry is not None
         ][:SHOWN_ENTRIES],

@@ -30,6 +30,7 @@ from tasks.streams import JobStreams
 from tasks.tracing import Tracing, open_tracing
 from workers.cache.cache import SemanticCache
 from workers.cache.embedding import load_embedder
+from workers.cache.judgement_metrics import JudgementCollector
 from workers.cache.shadow import ShadowJudge, ShadowPolicy
 from workers.cache.verifier import load_verifier
 from workers.cancellations import CancelListener
@@ -122,6 +123,7 @@ def context() -> WorkerContext:
         embedding_delay=embedder.delay,
         on_event=metrics.record_cache_event,
     )
+    registry.register(JudgementCollector(cache_client, cache_prefix))
     judge = ShadowJudge(
         answers,
         cache_client,

@@ -18,6 +18,7 @@ from app.identity import caller
 from app.observing import HttpMetrics
 from app.services import services
 from tasks.cache_stats import pool_report, whole_report
+from tasks.fingerprint import tenant_pool
 from tasks.recent import Recent
 from tasks.state_metrics import breakers_in_use
 
@@ -107,8 +108,9 @@ class CacheStatsQuery(BaseModel):
 )
 def cache_stats(query: CacheStatsQuery) -> Response:
     """Of the tenant: lookups, hits by layer, refused likenesses, money and time saved, the estimate
-    of wrong semantic hits, the most used entries. Of everyone: memory as well, and the pools that
-    most hits were checked of; no prompts.
+    of wrong semantic hits, the most used entries: with their prompts for an admin of a tenant that
+    shares its pool with no other. Of everyone: memory as well, and the pools that most hits were
+    checked of; no prompts.
     """
     current = services()
     client, prefix = current.cache_redis, f"{current.settings.key_prefix}cache"
@@ -116,8 +118,12 @@ def cache_stats(query: CacheStatsQuery) -> Response:
         require_platform()
         return _json(whole_report(client, prefix))
     rules = current.repeats.rules
-    pool = rules.pool(caller().tenant)
-    return _json(pool_report(client, prefix, pool, rules.base.verifier_bar))
+    who = caller()
+    pool, own = rules.pool(who.tenant), tenant_pool(who.tenant)
+    report = pool_report(
+        client, prefix, pool, rules.base.verifier_bar, prompts=who.admin and pool == own
+    )
+    return _json(report)
 
 
 def _json(content: object) -> Response:

@@ -10,6 +10,7 @@ import pytest
 import requests
 
 from app.cli.tokens import mint
+from app.stack.embedded import free_port
 from tests.observe.conftest import read_samples
 from tests.stack import RealStack, eventually, real_stack
 
@@ -20,12 +21,16 @@ MODEL = "gemma3-270m"
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealStack]:
+    port = free_port()
     with real_stack(
         tmp_path_factory.mktemp("cache"),
+        workers=0,
         CACHE_SHADOW_RATE="1",
         CACHE_VERIFIER_BAR="0",  # every likeness is served, and is doubtful
         CACHE_SHARED_POOLS="beta=team,gamma=team",
     ) as running:
+        running.env["PROMETHEUS_PORT"] = str(port)
+        running.start_worker("worker1")
         yield running
 
 
@@ -47,6 +52,13 @@ def stats(stack: RealStack, tenant: str = "acme") -> dict[str, Any]:
     return found
 
 
+def top_entries(stack: RealStack, tenant: str) -> list[dict[str, Any]]:
+    """The most used entries, once hits were written down."""
+    eventually(lambda: bool(stats(stack, tenant)["top_entries"]), seconds=10, what="hits")
+    found: list[dict[str, Any]] = stats(stack, tenant)["top_entries"]
+    return found
+
+
 def test_a_wrong_hit_is_found_out_and_the_prompt_gets_its_own_answer(stack: RealStack) -> None:
     # As answers they contradict each other.
     asked, reworded = "Yes, may dogs eat cooked rice?", "No, may dogs eat cooked rice?"
@@ -63,8 +75,14 @@ def test_a_wrong_hit_is_found_out_and_the_prompt_gets_its_own_answer(stack: Real
         what="the prompt's own answer",
     )
     assert ask(stack, reworded)["cache"]["layer"] == "exact"
-    samples = read_samples(requests.get(f"{stack.url}/v1/metrics", timeout=10).text)
+    port = stack.env["PROMETHEUS_PORT"]
+    samples = read_samples(requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text)
     assert samples["inferenceflow_cache_error_rate", (("pool", "tenant:acme"),)] == 1.0
+    # Anybody may read the API's: no tenant is named there.
+    assert "acme" not in requests.get(f"{stack.url}/v1/metrics", timeout=10).text
+    assert all("prompt" not in one for one in top_entries(stack, "acme"))
+    mine = stack.session(role="admin").get(f"{stack.url}/v1/cache/stats", timeout=10).json()
+    assert asked in [one["prompt"] for one in mine["top_entries"]]
 
 
 def test_a_tag_forgets_what_carries_it(stack: RealStack) -> None:
@@ -85,7 +103,10 @@ def test_tenants_of_one_pool_share_and_no_other_does(stack: RealStack) -> None:
     assert ask(stack, prompt, "gamma")["cache_hit"]
     assert ask(stack, "What are fencing tokens?", "gamma")["cache"]["layer"] == "semantic"
     assert not ask(stack, prompt, "acme")["cache_hit"]
-    assert stats(stack, "beta")["top_entries"] == stats(stack, "gamma")["top_entries"]
+    assert top_entries(stack, "beta") == top_entries(stack, "gamma")
+    admin = stack.session(tenant="beta", role="admin")
+    shared = admin.get(f"{stack.url}/v1/cache/stats", timeout=10).json()["top_entries"]
+    assert all("prompt" not in one for one in shared)  # the other tenant's may be among them
 
 
 def test_the_platform_empties_the_cache_of_everyone(stack: RealStack) -> None:

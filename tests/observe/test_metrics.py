@@ -14,9 +14,7 @@ from flask.testing import FlaskClient
 
 from config.settings import Settings
 from tasks.breakers import target_key
-from tasks.cache_judgements import pool_bars_key, verifier_key, write_judgement, written_bar
 from tasks.deliveries import Claimed, Deliveries, delivery_id
-from tasks.fingerprint import digest
 from tasks.inference import Attempt, Priority, Usage
 from tasks.jobs import JobState
 from tasks.ledger import Ledger, Limits, NewJob
@@ -259,26 +257,6 @@ def test_webhooks_of_an_endpoint_that_never_answers(
     assert claim() is None
     samples = read_samples(make_client().get("/v1/metrics").text)
     assert value(samples, "inferenceflow_webhook_oldest_seconds") > 1e8
-
-
-def test_judged_pools_show_their_error_rate_and_bar(
-    make_client: Callable[..., FlaskClient], redis_client: redis.Redis, observe_prefix: str
-) -> None:
-    prefix = f"{observe_prefix}cache"
-    redis_client.set(verifier_key(prefix), "build")
-    with redis_client.pipeline() as pipe:
-        for right in (True, True, False, True):
-            write_judgement(pipe, prefix, "tenant:acme", "build", right=right, weight=2.0)
-        write_judgement(pipe, prefix, "shared:team", "another", right=False, weight=1.0)
-        for pool, build in (("tenant:acme", "build"), ("shared:team", "another")):
-            pipe.hset(pool_bars_key(prefix), digest(pool), written_bar(0.56, build))
-        pipe.execute()
-    samples = read_samples(make_client().get("/v1/metrics").text)
-    assert value(samples, "inferenceflow_cache_error_rate", pool="tenant:acme") == 0.25
-    assert value(samples, "inferenceflow_cache_verifier_bar", pool="tenant:acme") == 0.56
-    # What another verifier led to is not this one's.
-    assert value(samples, "inferenceflow_cache_verifier_bar", pool="shared:team") == 0.0
-    assert ("inferenceflow_cache_error_rate", (("pool", "shared:team"),)) not in samples
 
 
 def test_a_part_that_cannot_be_read_is_left_out(make_client: Callable[..., FlaskClient]) -> None:

@@ -383,7 +383,8 @@ class SemanticCache:
         if pool is None:
             report = whole_report(self._client, prefix)
         else:
-            report = pool_report(self._client, prefix, pool, self.rules.base.verifier_bar)
+            bar = self.rules.base.verifier_bar
+            report = pool_report(self._client, prefix, pool, bar, prompts=True)
         report["embedder"] = self.embedder.build
         report["verifier"] = None if self.verifier is None else self.verifier.build
         return report

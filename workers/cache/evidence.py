@@ -98,12 +98,13 @@ class EvidenceBook:
 
     def begin_anew(self, pool: str | None) -> None:
         """Take back the raised bar of `pool`, or every pool's, with the judgements since."""
-        pools = (
-            judged_pools(self.client, self.prefix, MOST_JUDGED_POOLS) if pool is None else [pool]
-        )
+        every = judged_pools(self.client, self.prefix, MOST_JUDGED_POOLS) if pool is None else []
         with self.client.pipeline() as pipeline:
-            for one in pools:
-                pipeline.hdel(self.pool_bars, digest(one))
+            if pool is None:
+                pipeline.delete(self.pool_bars)
+            else:
+                pipeline.hdel(self.pool_bars, digest(pool))
+            for one in every if pool is None else [pool]:
                 pipeline.delete(window_key(self.prefix, one, self.build))
             pipeline.execute()
 
